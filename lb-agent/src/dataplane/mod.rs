@@ -1,0 +1,189 @@
+//! The map boundary: what the kernel holds, as plain values, and the one trait behind which it is the kernel or, in tests, memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Settings, SocketKey, Traffic, Vip,
+    counters::Recount,
+    names::NameKey,
+};
+
+/// An image of the maps that the agent writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// The `frontends` map.
+    pub frontends: BTreeMap<SocketKey, Frontend>,
+    /// The `vips` array, used elements only.
+    pub vips: BTreeMap<u32, Vip>,
+    /// The `backends` array, elements with an incarnation other than 0 only.
+    pub backends: BTreeMap<u32, Backend>,
+    /// The `endpoints` map.
+    pub endpoints: BTreeMap<SocketKey, u32>,
+    /// The `slots` array: runs by their first slot. Read back from the kernel, these are the runs that `frontends` names.
+    pub slots: BTreeMap<u32, Vec<u64>>,
+    /// The `names` map.
+    pub names: BTreeMap<NameKey, String>,
+}
+
+/// How many elements the maps have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// `frontends` and `vips`.
+    pub frontends: u32,
+    /// `backends`, `loads`, `traffic`, `recounts`, and ids of `endpoints`.
+    pub backends: u32,
+    /// `slots`.
+    pub slots: u32,
+    /// Service indexes (`cursors`).
+    pub services: u32,
+    /// Ways of the `flows` map.
+    pub flows: u32,
+}
+
+/// One change of the maps. [`Write::apply`] says what it does to an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Writes an element of `backends`. An index is given to another backend only while both its counts are 0 and no table names it;
+    /// giving it away zeroes its `loads` and `traffic`.
+    PutBackend(u32, Backend),
+    /// Frees an element of `backends`: no flow and no table names it. Zeroes `backends`, `loads`, `traffic`.
+    FreeBackend(u32),
+    /// Writes an element of `endpoints`.
+    PutEndpoint(SocketKey, u32),
+    /// Deletes an element of `endpoints`.
+    DeleteEndpoint(SocketKey),
+    /// Writes a selection table into slots that no frontend names.
+    PutSlots(u32, Vec<u64>),
+    /// Says that a run of slots is no longer used; the kernel's copy need not be cleared.
+    FreeSlots(u32),
+    /// Writes an element of `vips`.
+    PutVip(u32, Vip),
+    /// Frees an element of `vips` (all zero): a whole sweep has passed since it was marked removed.
+    FreeVip(u32),
+    /// Writes an element of `frontends`, in one step for every packet.
+    PutFrontend(SocketKey, Frontend),
+    /// Deletes an element of `frontends`.
+    DeleteFrontend(SocketKey),
+    /// Writes an element of `names`.
+    PutName(NameKey, String),
+    /// Deletes an element of `names`.
+    DeleteName(NameKey),
+    /// Waits until no packet can be using what earlier writes have replaced (membarrier, which waits for a grace period of RCU).
+    Barrier,
+}
+
+impl Write {
+    /// Does this write to an image.
+    pub fn apply(&self, tables: &mut Tables) {
+        match self {
+            Self::PutBackend(index, backend) => drop(tables.backends.insert(*index, *backend)),
+            Self::FreeBackend(index) => drop(tables.backends.remove(index)),
+            Self::PutEndpoint(key, id) => drop(tables.endpoints.insert(*key, *id)),
+            Self::DeleteEndpoint(key) => drop(tables.endpoints.remove(key)),
+            Self::PutSlots(offset, slots) => drop(tables.slots.insert(*offset, slots.clone())),
+            Self::FreeSlots(offset) => drop(tables.slots.remove(offset)),
+            Self::PutVip(id, vip) => drop(tables.vips.insert(*id, *vip)),
+            Self::FreeVip(id) => drop(tables.vips.remove(id)),
+            Self::PutFrontend(key, frontend) => drop(tables.frontends.insert(*key, *frontend)),
+            Self::DeleteFrontend(key) => drop(tables.frontends.remove(key)),
+            Self::PutName(key, name) => drop(tables.names.insert(*key, name.clone())),
+            Self::DeleteName(key) => drop(tables.names.remove(key)),
+            Self::Barrier => {}
+        }
+    }
+}
+
+/// What a backend has carried: its exact counts, and its packets and bytes summed over the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections.
+    pub load: BackendLoad,
+    /// Packets and bytes.
+    pub traffic: Traffic,
+}
+
+/// What a whole pass of the sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Forward entries in use.
+    pub entries: u64,
+    /// Flows whose time was over.
+    pub expired: u64,
+    /// Flows of removed frontends and UDP backends.
+    pub forgotten: u64,
+    /// Reply entries that no forward entry named.
+    pub orphans: u64,
+    /// Buckets that were locked and are looked at next time.
+    pub busy: u64,
+    /// What the table held of each backend, by index.
+    pub recounts: BTreeMap<u32, Recount>,
+}
+
+/// One tracked connection, as `weir get flows` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// The forward entry.
+    pub flow: Flow,
+    /// Its state.
+    pub state: FlowState,
+}
+
+/// Reads of the maps. The pinned maps give them with no agent running.
+pub trait Inspect {
+    /// All that [`Write`] can write, as it stands in the kernel.
+    fn tables(&self) -> Result<Tables, Error>;
+    /// The counters of these backends, in this order.
+    fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error>;
+    /// Dropped packets by reason, summed over the CPUs.
+    fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error>;
+    /// Backends drained by hand.
+    fn drains(&self) -> Result<BTreeSet<SocketKey>, Error>;
+    /// All forward entries.
+    fn flows(&self) -> Result<Vec<FlowEntry>, Error>;
+    /// How the maps were made.
+    fn settings(&self) -> Result<Settings, Error>;
+    /// The maps' room.
+    fn capacity(&self) -> Capacity;
+}
+
+/// The maps, to change.
+pub trait Dataplane: Inspect + Send {
+    /// Does one write.
+    fn write(&mut self, write: &Write) -> Result<(), Error>;
+    /// Marks or unmarks a backend as drained by hand.
+    fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error>;
+    /// Runs a whole pass of the sweep.
+    fn sweep(&mut self) -> Result<SweepReport, Error>;
+    /// Adds to a backend's active and pending counts.
+    fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error>;
+}
+
+/// Why the maps could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call on a map failed.
+    #[error("map {map}: {operation}: {source}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// There are no pinned maps.
+    #[error("no Weir maps are pinned in {path}: start `weir run`, or name the folder it uses with --pin-path")]
+    NotPinned {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
+    /// Something else in the kernel said no.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

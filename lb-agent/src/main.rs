@@ -1,0 +1,3 @@
+//! `weir`: see `weir --help`.
+
+fn main() {}

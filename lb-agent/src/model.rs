@@ -1,0 +1,105 @@
+//! What should be: the services of all sources in one form, free of where they came from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use lb_common::{Algorithm, Protocol, SocketKey};
+
+/// One port of one Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// The port clients use.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// `NAMESPACE/NAME:PORT/PROTO`.
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}/{}", self.namespace, self.name, self.port, self.protocol.name())
+    }
+}
+
+/// Everything that should be in force on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// The service ports.
+    pub services: BTreeMap<ServiceId, ServicePort>,
+}
+
+/// What should be true of one service port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name in the Service, may be empty.
+    pub port_name: String,
+    /// Where clients reach it. No frontend is in two service ports.
+    pub frontends: BTreeSet<SocketKey>,
+    /// `weir.dev/algorithm`.
+    pub algorithm: Algorithm,
+    /// `sessionAffinity: ClientIP`: its timeout.
+    pub affinity: Option<Duration>,
+    /// `weir.dev/maglev-size`, a prime; else it follows the number of backends.
+    pub maglev_size: Option<u32>,
+    /// `weir.dev/feedback`.
+    pub feedback: Feedback,
+    /// `weir.dev/slow-start`.
+    pub slow_start: Option<Duration>,
+    /// `weir.dev/health-check` and its companions.
+    pub health_check: Option<HealthCheck>,
+    /// What serves it.
+    pub backends: BTreeMap<SocketAddr, BackendSpec>,
+}
+
+/// What should be true of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// The node it runs on, as its endpoint says.
+    pub node: Option<String>,
+    /// Whether that is this node.
+    pub local: bool,
+    /// The node's address that a remote backend sees; the unspecified address if none fits.
+    pub source: Option<std::net::IpAddr>,
+    /// Static weight, 0-65535; 0 is draining.
+    pub weight: u16,
+    /// The endpoint is terminating.
+    pub terminating: bool,
+}
+
+/// What moves the weights of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Feedback {
+    /// Nothing.
+    #[default]
+    None,
+    /// Active connections.
+    Connections,
+}
+
+/// How a backend's health is found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// Time between two checks, and the time limit of one.
+    pub interval: Duration,
+    /// So many results in a row change the state.
+    pub threshold: u32,
+}
+
+/// A health check's question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET` of this path is answered with a status from 200 to 399.
+    Http(String),
+}

@@ -1,0 +1,108 @@
+//! The one place where names of maps, programs and pins are written.
+
+/// Maps, pinned as `<pin path>/<abi>/<name>`.
+pub mod map {
+    /// Hash: [`crate::SocketKey`] of a frontend to [`crate::Frontend`].
+    pub const FRONTENDS: &str = "frontends";
+    /// Array: frontend id to [`crate::Vip`].
+    pub const VIPS: &str = "vips";
+    /// Array: backend index to [`crate::Backend`].
+    pub const BACKENDS: &str = "backends";
+    /// Hash: [`crate::SocketKey`] of an endpoint to its `u32` id.
+    pub const ENDPOINTS: &str = "endpoints";
+    /// Array of `u64`: all selection tables, see [`crate::service::TableKind`].
+    pub const SLOTS: &str = "slots";
+    /// Array of `u64`: round-robin cursor of each service.
+    pub const CURSORS: &str = "cursors";
+    /// LRU hash: [`crate::AffinityKey`] to [`crate::AffinityValue`].
+    pub const AFFINITY: &str = "affinity";
+    /// Array of [`crate::Bucket`]: forward entries.
+    pub const FLOWS: &str = "flows";
+    /// Array of [`crate::Bucket`]: reply entries.
+    pub const REPLIES: &str = "replies";
+    /// Array: backend index to [`crate::BackendLoad`].
+    pub const LOADS: &str = "loads";
+    /// Per-CPU array: backend index to [`crate::Traffic`].
+    pub const TRAFFIC: &str = "traffic";
+    /// Per-CPU array of `u64`: dropped packets by [`crate::DropReason`].
+    pub const DROPS: &str = "drops";
+    /// Array of one [`crate::Settings`].
+    pub const SETTINGS: &str = "settings";
+    /// Hash: [`super::NameKey`] to [`super::Name`], for who reads the maps without an agent.
+    pub const NAMES: &str = "names";
+    /// Hash: [`crate::SocketKey`] of a backend drained by hand to `u32` 1.
+    pub const DRAINS: &str = "drains";
+    /// Array: backend index to [`crate::counters::Recount`].
+    pub const RECOUNTS: &str = "recounts";
+    /// Array of one [`crate::abi::SweepResult`].
+    pub const SWEEP: &str = "sweep";
+    /// Hash: interface index to `u32` `INTERFACE_*` flags.
+    pub const INTERFACES: &str = "interfaces";
+    /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
+    pub const CLOCK: &str = "clock";
+
+    /// Every map that is pinned.
+    pub const PINNED: &[&str] = &[
+        FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS, SETTINGS,
+        NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, CLOCK,
+    ];
+}
+
+/// Programs.
+pub mod program {
+    /// XDP at an uplink.
+    pub const XDP: &str = "weir_xdp";
+    /// tc ingress of every interface.
+    pub const INGRESS: &str = "weir_ingress";
+    /// tc egress of an uplink.
+    pub const EGRESS: &str = "weir_egress";
+    /// The sweep, run by the agent through BPF_PROG_TEST_RUN.
+    pub const SWEEP: &str = "weir_sweep";
+    /// Adds to a backend's counts, run by the agent through BPF_PROG_TEST_RUN when a sweep has found drift.
+    pub const REPAIR: &str = "weir_repair";
+}
+
+/// `interfaces` flag: native or generic XDP of ours is attached, so XDP may redirect to it.
+pub const INTERFACE_XDP: u32 = 1;
+
+/// Who a [`Name`] belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NameKey {
+    /// [`NAME_SERVICE`] or [`NAME_BACKEND`].
+    pub kind: u32,
+    /// The service's or backend's index.
+    pub index: u32,
+}
+
+/// `NAMESPACE/SERVICE/PORT NUMBER/PORT NAME` of a service port; the port name may be empty.
+pub const NAME_SERVICE: u32 = 1;
+/// The node name of a backend; may be empty.
+pub const NAME_BACKEND: u32 = 2;
+
+/// A name in UTF-8, padded with 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Name(pub [u8; 256]);
+
+impl Name {
+    /// A name from a text; what does not fit is cut at a character.
+    pub fn new(text: &str) -> Self {
+        let mut end = text.len().min(256);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut bytes = [0; 256];
+        bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        Self(bytes)
+    }
+
+    /// The text; empty if it is not UTF-8.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(self.0.len());
+        core::str::from_utf8(&self.0[..end]).unwrap_or("")
+    }
+}
+
+crate::plain_data!(NameKey, Name);
+crate::assert_size!(NameKey = 8, Name = 256);

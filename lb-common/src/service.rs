@@ -1,0 +1,143 @@
+//! Frontends: what clients address, and how a backend is selected for them.
+
+use crate::{Addr, SocketKey, assert_size, plain_data};
+
+/// How a new connection's backend is selected. Discriminants are part of the ABI.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Algorithm {
+    /// Weighted random (alias table).
+    Random = 1,
+    /// Smooth round robin, weights ignored except 0 (sequence table).
+    RoundRobin = 2,
+    /// Smooth weighted round robin (sequence table).
+    WeightedRoundRobin = 3,
+    /// Two weighted random choices, the less loaded wins (alias table).
+    LeastConnections = 4,
+    /// Client address to backend by consistent hash (Maglev table).
+    IpHash = 5,
+    /// 5-tuple to backend by consistent hash (Maglev table).
+    #[default]
+    Maglev = 6,
+}
+
+impl Algorithm {
+    /// Every algorithm, in the order of the design's table.
+    pub const ALL: [Self; 6] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::LeastConnections,
+        Self::IpHash,
+        Self::Maglev,
+    ];
+
+    /// The name in annotations and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::WeightedRoundRobin => "weighted-round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::IpHash => "ip-hash",
+            Self::Maglev => "maglev",
+        }
+    }
+
+    /// The algorithm of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.name() == name)
+    }
+
+    /// The algorithm of this discriminant.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| *a as u8 == number)
+    }
+
+    /// The kind of selection table this algorithm reads.
+    pub const fn table(self) -> TableKind {
+        match self {
+            Self::Random | Self::LeastConnections => TableKind::Alias,
+            Self::RoundRobin | Self::WeightedRoundRobin => TableKind::Sequence,
+            Self::IpHash | Self::Maglev => TableKind::Maglev,
+        }
+    }
+}
+
+/// The three forms of a selection table. All are runs of `u64` slots in the one `slots` map.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TableKind {
+    /// Walker's alias method, two slots per backend: slot `2i` = threshold << 32 | backend, slot `2i + 1` = alias backend.
+    /// A random `u32` below `threshold` takes `backend`, else the alias; [`Frontend::table_len`] is the number of pairs.
+    Alias,
+    /// One period of a smooth weighted round robin: each slot a backend, walked by a cursor per service.
+    Sequence,
+    /// A Maglev lookup table of prime length (Eisenbud et al., NSDI 2016): each slot a backend.
+    Maglev,
+}
+
+/// Frontend flag: `sessionAffinity: ClientIP`.
+pub const FRONTEND_AFFINITY: u8 = 1;
+
+/// What the packet path needs to know of a frontend. Value of the `frontends` hash map, keyed by [`SocketKey`]:
+/// one update of that map swaps the whole record, so no packet sees half of a new selection table.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Frontend {
+    /// Index into `vips`; part of every flow's key.
+    pub id: u32,
+    /// The service port's index: its round-robin cursor, its affinity entries, its name.
+    pub service: u32,
+    /// First slot of the selection table.
+    pub table_offset: u32,
+    /// Length of the selection table: slots, or pairs of an alias table. 0: no backend.
+    pub table_len: u32,
+    /// Seconds a client stays with its backend, if [`FRONTEND_AFFINITY`] is set.
+    pub affinity_seconds: u32,
+    /// An [`Algorithm`].
+    pub algorithm: u8,
+    /// `FRONTEND_*`.
+    pub flags: u8,
+    /// Always 0.
+    pub zero: u16,
+}
+
+/// `Vip::live`: this frontend exists.
+pub const VIP_LIVE: u32 = 1;
+/// `Vip::live`: removed; the sweep forgets its flows, after a whole pass the id may be used again.
+pub const VIP_REMOVED: u32 = 2;
+
+/// The address that replies are given back. Element of the `vips` array, indexed by [`Frontend::id`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Vip {
+    /// The frontend's address, port and protocol.
+    pub key: SocketKey,
+    /// 0 (never used), [`VIP_LIVE`] or [`VIP_REMOVED`].
+    pub live: u32,
+}
+
+/// Who keeps its backend under session affinity.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AffinityKey {
+    /// The client's address.
+    pub client: Addr,
+    /// [`Frontend::service`].
+    pub service: u32,
+}
+
+/// The backend a client keeps.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AffinityValue {
+    /// The backend's index.
+    pub backend: u32,
+    /// Its [`crate::Backend::incarnation`]: an index may be used again.
+    pub incarnation: u32,
+    /// When it was last chosen, in seconds of the monotonic clock.
+    pub last: u32,
+}
+
+plain_data!(Frontend, Vip, AffinityKey, AffinityValue);
+assert_size!(Frontend = 24, Vip = 24, AffinityKey = 20, AffinityValue = 12);

@@ -1,0 +1,2 @@
+//! Weir's packet pipeline.
+#![no_std]

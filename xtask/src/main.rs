@@ -1,0 +1,3 @@
+//! Weir's tasks: `cargo xtask help`.
+
+fn main() {}
