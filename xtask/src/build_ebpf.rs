@@ -2,13 +2,14 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use xshell::Shell;
 
-use crate::{compiler, shell, workspace};
-
-/// Rust toolchains that are looked at, before the distribution's compiler.
-pub(crate) const TOOLCHAINS: &[&str] = &["nightly"];
+use crate::{
+    compiler,
+    setup::{self, Purpose},
+    shell, workspace,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -23,6 +24,7 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
 
 /// Builds the object and returns its path. The file is left alone when nothing in it changed, so that cargo does not rebuild the agent.
 pub(crate) fn object() -> Result<PathBuf> {
+    setup::ensure(Purpose::Ebpf)?;
     let shell = shell::in_root()?;
     let built = compile(&shell)?;
     let content = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
@@ -33,14 +35,9 @@ pub(crate) fn object() -> Result<PathBuf> {
 }
 
 fn compile(shell: &Shell) -> Result<PathBuf> {
-    let installed = compiler::installed(shell, TOOLCHAINS);
-    let Some(compiler) = compiler::choose(&installed) else {
-        bail!("no compiler here can build for BPF\n  remedy: cargo xtask setup --for ebpf");
-    };
+    let installed = compiler::installed(shell);
+    let compiler = compiler::choose(&installed).context("setup found a compiler that is not there any more")?;
     let linker = linker_path()?;
-    if !linker.exists() {
-        bail!("bpf-linker is not at {}\n  remedy: cargo xtask setup --for ebpf", linker.display());
-    }
     let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let target_dir = workspace::target_dir().join("ebpf");
     let linker_variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));

@@ -9,6 +9,10 @@ use crate::shell::without_cargo_settings;
 
 /// LLVM's major version that `setup` builds bpf-linker with.
 pub(crate) const LINKER_LLVM: u32 = 22;
+/// A nightly that is known to fit, for machines whose rustup has none; a plain `nightly` may have a newer LLVM tomorrow.
+pub(crate) const PINNED_NIGHTLY: &str = "nightly-2026-05-20";
+/// Toolchains of rustup that are looked at, before the distribution's compiler.
+pub(crate) const TOOLCHAINS: &[&str] = &["nightly", PINNED_NIGHTLY];
 /// The oldest compiler that knows this workspace's edition and `rust-version`.
 const OLDEST: (u32, u32) = (1, 89);
 
@@ -107,9 +111,9 @@ pub(crate) fn parse_version(text: &str) -> Option<Version> {
 }
 
 /// The compilers found on this machine, the preferred first.
-pub(crate) fn installed(shell: &Shell, toolchains: &[&str]) -> Vec<Compiler> {
+pub(crate) fn installed(shell: &Shell) -> Vec<Compiler> {
     let rustup = which::which("rustup").is_ok();
-    let origins = toolchains.iter().filter(|_| rustup).map(|name| Origin::Rustup((*name).to_owned()));
+    let origins = TOOLCHAINS.iter().filter(|_| rustup).map(|name| Origin::Rustup((*name).to_owned()));
     origins.chain([Origin::System]).filter_map(|origin| probe(shell, origin)).collect()
 }
 

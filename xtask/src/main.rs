@@ -2,8 +2,12 @@
 
 mod build_ebpf;
 mod compiler;
+mod privilege;
+mod setup;
 mod shell;
 mod workspace;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -17,12 +21,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Find what is missing on this machine for building, tests and demo, and install it
+    Setup(setup::Args),
     /// Build the BPF programs into target/bpf/weir-bpf.o
     BuildEbpf(build_ebpf::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup(args) => setup::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
     }
 }

@@ -1,6 +1,8 @@
 //! Running other programs from the clone's top folder.
 
-use anyhow::Result;
+use std::env;
+
+use anyhow::{Context, Result};
 use xshell::{Cmd, Shell};
 
 use crate::workspace;
@@ -19,10 +21,16 @@ const CARGO_SETTINGS: &[&str] = &[
     "RUSTUP_TOOLCHAIN",
 ];
 
-/// A shell in the clone's top folder.
+/// Folders of system programs that an ordinary user's path lacks on Debian.
+const SYSTEM_FOLDERS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// A shell in the clone's top folder, which finds system programs as well.
 pub(crate) fn in_root() -> Result<Shell> {
     let shell = Shell::new()?;
     shell.change_dir(workspace::root());
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.iter().map(Into::into));
+    shell.set_var("PATH", env::join_paths(folders).context("PATH")?);
     Ok(shell)
 }
 
