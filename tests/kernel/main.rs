@@ -12,6 +12,6 @@ fn loads() {
             drop(b);
             println!("{:?}", lb_agent::dataplane::attach::detach(&options.pin_path));
         }
-        Err(e) => { let mut s: Option<&dyn std::error::Error> = Some(&e); while let Some(x) = s { let t = x.to_string(); if t.len() > 5000 { std::fs::write("/tmp/verifier.log", &t).unwrap(); } s = x.source(); } panic!() }
+        Err(e) => { let mut s: Option<&dyn std::error::Error> = Some(&e); while let Some(x) = s { let t = x.to_string(); println!("{}", &t[t.len().saturating_sub(1500)..]); if t.len() > 5000 { std::fs::write("/tmp/verifier.log", &t).unwrap(); } s = x.source(); } panic!() }
     }
 }
