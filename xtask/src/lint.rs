@@ -7,7 +7,7 @@ use cargo_metadata::MetadataCommand;
 use xshell::{Shell, cmd};
 
 use crate::{
-    build_ebpf,
+    build, build_ebpf,
     setup::{self, Purpose},
     shell, workspace,
 };
@@ -46,7 +46,8 @@ fn formatting(shell: &Shell) -> Result<()> {
 
 fn clippy(shell: &Shell) -> Result<()> {
     let features = ["--features", "weir-tests/privileged"];
-    Ok(cmd!(shell, "cargo clippy --locked --workspace --all-targets {features...} -- -D warnings").run()?)
+    let clippy = cmd!(shell, "cargo clippy --locked --workspace --all-targets {features...} -- -D warnings");
+    Ok(build::with_object(clippy).run()?)
 }
 
 /// Clippy where the chosen compiler has it, else the compiler's own warnings.
@@ -56,13 +57,14 @@ fn bpf_programs(shell: &Shell) -> Result<()> {
         build_ebpf::cargo(shell, "clippy")?.arg("--version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
     let verb = if has_clippy { "clippy" } else { "check" };
     // Unlike -D warnings this is not a compiler flag, so core is not compiled again for it.
-    let command = build_ebpf::cargo(shell, verb)?.arg("-Zwarnings").env("CARGO_BUILD_WARNINGS", "deny");
+    let command =
+        build_ebpf::cargo(shell, verb)?.env("CARGO_UNSTABLE_WARNINGS", "true").env("CARGO_BUILD_WARNINGS", "deny");
     Ok(command.run()?)
 }
 
 fn documentation(shell: &Shell) -> Result<()> {
     let doc = cmd!(shell, "cargo doc --locked --workspace --no-deps --document-private-items");
-    Ok(doc.env("RUSTDOCFLAGS", "-D warnings").run()?)
+    Ok(build::with_object(doc).env("RUSTDOCFLAGS", "-D warnings").run()?)
 }
 
 fn dependencies(_shell: &Shell) -> Result<()> {
