@@ -153,7 +153,8 @@ fn counted(tests: xshell::Cmd<'_>) -> Result<Counts> {
 /// What became of one part.
 struct Outcome {
     name: &'static str,
-    counts: Counts,
+    /// None for what is not a test program.
+    counts: Option<Counts>,
     result: Result<()>,
     took: Duration,
 }
@@ -166,7 +167,7 @@ impl Outcome {
         if let Err(error) = &result {
             eprintln!("{name}: {error:#}");
         }
-        Self { name, counts: Counts::default(), result, took: start.elapsed() }
+        Self { name, counts: None, result, took: start.elapsed() }
     }
 
     fn of_tests(name: &'static str, tests: impl FnOnce() -> Result<Counts>) -> Self {
@@ -175,7 +176,7 @@ impl Outcome {
             counts = tests()?;
             counts.verdict()
         });
-        Self { counts, ..outcome }
+        Self { counts: Some(counts), ..outcome }
     }
 }
 
@@ -184,7 +185,9 @@ fn table(outcomes: &[Outcome]) -> Table {
     table.load_style(presets::NOTHING).set_header(["PART", "RESULT", "PASSED", "FAILED", "IGNORED", "TIME"]);
     for Outcome { name, counts, result, took } in outcomes {
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        let [passed, failed, ignored] = [counts.passed, counts.failed, counts.ignored].map(|count| count.to_string());
+        let numbers =
+            counts.map(|counts| [counts.passed, counts.failed, counts.ignored].map(|count| count.to_string()));
+        let [passed, failed, ignored] = numbers.unwrap_or_default();
         let took = format!("{:.0} s", took.as_secs_f64());
         table.add_row([*name, verdict, &passed, &failed, &ignored, &took]);
     }
