@@ -1,10 +1,13 @@
 //! Weir's tasks, run as `cargo xtask TASK`. Each task is one file; this one only reads the command line.
 
+mod build;
 mod build_ebpf;
 mod compiler;
+mod lint;
 mod privilege;
 mod setup;
 mod shell;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -13,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 /// Weir's tasks: build, test and try it.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = false)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -25,6 +28,12 @@ enum Task {
     Setup(setup::Args),
     /// Build the BPF programs into target/bpf/weir-bpf.o
     BuildEbpf(build_ebpf::Args),
+    /// Build `weir`, with the BPF programs inside
+    Build(build::Args),
+    /// Run the tests: of one layer, or all
+    Test(test::Args),
+    /// Check formatting, lints, documentation and the list of dependencies
+    Lint,
 }
 
 fn main() -> ExitCode {
@@ -41,5 +50,8 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup(args) => setup::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
+        Task::Build(args) => build::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::everything(),
     }
 }
