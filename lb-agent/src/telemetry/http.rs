@@ -12,7 +12,7 @@ use axum::{
 use tokio::net::TcpListener;
 
 use super::{
-    classic, metrics,
+    metrics,
     snapshot::{Snapshot, Subscriber},
 };
 
@@ -71,25 +71,23 @@ fn router(snapshots: Subscriber) -> Router {
 
 async fn serve_metrics(State(snapshots): State<Subscriber>, headers: HeaderMap) -> Response {
     let snapshot = snapshots.borrow().clone();
-    let Ok(text) = metrics::open_metrics(&snapshot) else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
     let accept = headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok());
     let (kind, text) = if wants_open_metrics(&accept.collect::<Vec<_>>().join(",")) {
-        (
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            text,
-        )
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        (kind, metrics::open_metrics(&snapshot))
     } else {
         (
             "text/plain; version=0.0.4; charset=utf-8",
-            classic::from_open_metrics(&text),
+            metrics::classic(&snapshot),
         )
     };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn serve_readiness(State(snapshots): State<Subscriber>) -> Response {

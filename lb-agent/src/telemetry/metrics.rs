@@ -8,38 +8,63 @@ use lb_common::{ABI_VERSION, BackendState, DropReason};
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
-        NoLabelSet, text,
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text,
     },
     metrics::{MetricType, exemplar::Exemplar},
     registry::{Registry, Unit},
 };
 
-use super::snapshot::{BackendSnapshot, ServiceSnapshot, Snapshot};
+use super::{
+    classic,
+    snapshot::{BackendSnapshot, ServiceSnapshot, Snapshot},
+};
 
 type Written = Result<(), fmt::Error>;
 type Label = (&'static str, String);
 
 /// A snapshot in OpenMetrics' text format.
 pub fn open_metrics(snapshot: &Arc<Snapshot>) -> Result<String, fmt::Error> {
+    write(Metrics {
+        snapshot: Arc::clone(snapshot),
+        with_repairs: true,
+    })
+}
+
+/// A snapshot in Prometheus' older text format. `promtool check metrics` reads it and rejects `counter` within a name, so there
+/// `weir_counter_repairs_total` is left out while it is 0, which it always should be.
+pub fn classic(snapshot: &Arc<Snapshot>) -> Result<String, fmt::Error> {
+    let with_repairs = snapshot.repairs > 0;
+    let text = write(Metrics {
+        snapshot: Arc::clone(snapshot),
+        with_repairs,
+    })?;
+    Ok(classic::from_open_metrics(&text))
+}
+
+fn write(metrics: Metrics) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Metrics(Arc::clone(snapshot))));
+    registry.register_collector(Box::new(metrics));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
 }
 
-/// A snapshot, to be written as metrics.
 #[derive(Debug)]
-pub struct Metrics(pub Arc<Snapshot>);
+struct Metrics {
+    snapshot: Arc<Snapshot>,
+    with_repairs: bool,
+}
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Written {
-        let snapshot = &*self.0;
+        let snapshot = &*self.snapshot;
         build_info(&mut encoder)?;
         backends(snapshot, &mut encoder)?;
         backends_by_state(snapshot, &mut encoder)?;
         node(snapshot, &mut encoder)?;
+        if self.with_repairs {
+            repairs(snapshot, &mut encoder)?;
+        }
         policies(snapshot, &mut encoder)
     }
 }
@@ -166,9 +191,6 @@ fn node(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
     gauge(encoder, "weir_flow_table_entries", help)?.encode_gauge(&snapshot.flow_entries)?;
     let help = "Flows that the flow table has room for.";
     gauge(encoder, "weir_flow_table_capacity", help)?.encode_gauge(&snapshot.flow_capacity)?;
-    let help = "Counts that the sweep has repaired; not 0 is a bug.";
-    let mut repairs = counter(encoder, "weir_counter_repairs", help, None)?;
-    repairs.encode_counter::<NoLabelSet, _, f64>(&snapshot.repairs, None)?;
     let help = "What is wrong on this node; `weir status` says what.";
     gauge(encoder, "weir_problems", help)?.encode_gauge(&snapshot.node.problems.len())?;
     let help = "From a change being read to its last write into the kernel.";
@@ -181,6 +203,12 @@ fn node(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
         &durations.buckets(),
         None,
     )
+}
+
+fn repairs(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
+    let help = "Counts that the sweep has repaired; not 0 is a bug.";
+    let mut repairs = counter(encoder, "weir_counter_repairs", help, None)?;
+    repairs.encode_counter::<NoLabelSet, _, f64>(&snapshot.repairs, None)
 }
 
 fn policies(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
@@ -279,7 +307,11 @@ fn put_counter(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+        time::Duration,
+    };
 
     use lb_common::{BackendLoad, Protocol, Traffic};
 
@@ -288,7 +320,7 @@ pub(super) mod tests {
         dataplane::Counters,
         model::ServiceId,
         scaling::{PolicyId, Signal, policy::Mode, status::SignalStatus},
-        telemetry::{SyncDurations, classic},
+        telemetry::SyncDurations,
     };
 
     /// A snapshot with something in every family.
@@ -438,7 +470,7 @@ pub(super) mod tests {
 
     #[test]
     fn no_series_is_there_twice() {
-        let text = classic::from_open_metrics(&open_metrics(&Arc::new(full())).unwrap());
+        let text = classic(&Arc::new(full())).unwrap();
         let mut seen = std::collections::HashSet::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (series, _) = line.rsplit_once(' ').unwrap();
@@ -450,5 +482,52 @@ pub(super) mod tests {
     fn an_empty_snapshot_is_written_too() {
         let text = open_metrics(&Arc::new(Snapshot::default())).unwrap();
         assert!(text.contains("weir_flow_table_entries 0\n"), "{text}");
+    }
+
+    #[test]
+    fn promtool_has_nothing_to_say() {
+        let text = classic(&Arc::new(Snapshot {
+            repairs: 0,
+            ..full()
+        }))
+        .unwrap();
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool is needed for this test: install the package prometheus");
+        promtool
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.trim().is_empty(),
+            "{said}\n{text}"
+        );
+    }
+
+    #[test]
+    fn repairs_are_always_told_once_there_are_any() {
+        let told = |repairs| {
+            let snapshot = Arc::new(Snapshot {
+                repairs,
+                ..Snapshot::default()
+            });
+            let has =
+                |text: String| text.contains(&format!("weir_counter_repairs_total {repairs}\n"));
+            (
+                has(open_metrics(&snapshot).unwrap()),
+                has(classic(&snapshot).unwrap()),
+            )
+        };
+        assert_eq!(told(0), (true, false));
+        assert_eq!(told(3), (true, true));
     }
 }
