@@ -179,12 +179,7 @@ impl Error {
 fn known_list(hint: &str, known: &[String]) -> String {
     const SHOWN: usize = 5;
     let more = known.len().saturating_sub(SHOWN);
-    let shown = known
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
+    let shown = known.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     match (known.is_empty(), more) {
         (true, _) => format!("{hint}; there are none"),
         (false, 0) => format!("{hint}; known: {shown}"),
@@ -196,13 +191,11 @@ impl From<dataplane::Error> for Error {
     fn from(error: dataplane::Error) -> Self {
         match error {
             dataplane::Error::NotPinned { path } => Self::NotPinned { path },
-            dataplane::Error::Map {
-                map,
-                operation,
-                source,
-            } if matches!(source.kind(), io::ErrorKind::PermissionDenied) => Self::Privilege {
-                what: format!("map {map}: {operation}"),
-            },
+            dataplane::Error::Map { map, operation, source }
+                if matches!(source.kind(), io::ErrorKind::PermissionDenied) =>
+            {
+                Self::Privilege { what: format!("map {map}: {operation}") }
+            }
             other => Self::Dataplane(other),
         }
     }
@@ -217,10 +210,7 @@ mod tests {
         let names = |n: usize| (0..n).map(|i| format!("b{i}")).collect::<Vec<_>>();
         assert_eq!(known_list("look", &names(0)), "look; there are none");
         assert_eq!(known_list("look", &names(2)), "look; known: b0, b1");
-        assert_eq!(
-            known_list("look", &names(7)),
-            "look; known: b0, b1, b2, b3, b4 and 2 more"
-        );
+        assert_eq!(known_list("look", &names(7)), "look; known: b0, b1, b2, b3, b4 and 2 more");
     }
 
     #[test]
@@ -240,26 +230,16 @@ mod tests {
         let errors = [
             Error::NotBpffs { path: "/x".into() },
             Error::NotPinned { path: "/x".into() },
-            Error::AgentRunning {
-                path: "/x".into(),
-                pid: Some(7),
-            },
+            Error::AgentRunning { path: "/x".into(), pid: Some(7) },
             Error::NoSocketHooks,
-            Error::UnknownMap {
-                name: "m".into(),
-                known: vec!["flows"],
-            },
+            Error::UnknownMap { name: "m".into(), known: vec!["flows"] },
         ];
         for error in errors {
             assert!(!error.to_string().contains('\n'));
             assert!(!error.remedy().is_empty() && !error.remedy().contains('\n'));
         }
         assert_eq!(
-            Error::AgentRunning {
-                path: "/x".into(),
-                pid: Some(7)
-            }
-            .to_string(),
+            Error::AgentRunning { path: "/x".into(), pid: Some(7) }.to_string(),
             "an agent is running for /x (process 7)"
         );
     }

@@ -19,15 +19,9 @@ pub struct ServiceLabel {
 
 /// The label of a service index.
 pub fn service(tables: &Tables, index: u32) -> ServiceLabel {
-    let name = tables.names.get(&NameKey {
-        kind: NAME_SERVICE,
-        index,
-    });
+    let name = tables.names.get(&NameKey { kind: NAME_SERVICE, index });
     name.and_then(|text| parse(text))
-        .unwrap_or_else(|| ServiceLabel {
-            name: format!("#{index}"),
-            ..Default::default()
-        })
+        .unwrap_or_else(|| ServiceLabel { name: format!("#{index}"), ..Default::default() })
 }
 
 /// Reads `NAMESPACE/SERVICE/PORT NUMBER/PORT NAME`.
@@ -44,14 +38,7 @@ fn parse(text: &str) -> Option<ServiceLabel> {
 
 /// The node of a backend, if its endpoint names one.
 pub fn node(tables: &Tables, backend: u32) -> Option<String> {
-    tables
-        .names
-        .get(&NameKey {
-            kind: NAME_BACKEND,
-            index: backend,
-        })
-        .filter(|name| !name.is_empty())
-        .cloned()
+    tables.names.get(&NameKey { kind: NAME_BACKEND, index: backend }).filter(|name| !name.is_empty()).cloned()
 }
 
 #[cfg(test)]
@@ -61,10 +48,7 @@ mod tests {
     #[test]
     fn a_label_is_read_with_and_without_a_port_name() {
         let named = parse("default/web/80/http").unwrap();
-        assert_eq!(
-            (named.namespace.as_str(), named.name.as_str(), named.port),
-            ("default", "web", 80)
-        );
+        assert_eq!((named.namespace.as_str(), named.name.as_str(), named.port), ("default", "web", 80));
         assert_eq!(named.port_name, "http");
         assert_eq!(parse("default/web/80/").unwrap().port_name, "");
         assert_eq!(parse("default/web/80").unwrap().port_name, "");

@@ -47,11 +47,7 @@ pub struct List<'a, T> {
 impl<'a, T> List<'a, T> {
     /// A list of this kind.
     pub const fn new(kind: &'a str, items: &'a [T]) -> Self {
-        Self {
-            api_version: API_VERSION,
-            kind,
-            items,
-        }
+        Self { api_version: API_VERSION, kind, items }
     }
 }
 
@@ -79,10 +75,7 @@ pub struct Cell {
 impl Cell {
     /// A cell with a colour.
     pub fn toned(text: impl Into<String>, tone: Tone) -> Self {
-        Self {
-            text: text.into(),
-            tone,
-        }
+        Self { text: text.into(), tone }
     }
 
     /// A cell with this text, or `-` for none, so that columns stay columns for awk.
@@ -93,10 +86,7 @@ impl Cell {
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Self {
-            text,
-            tone: Tone::Plain,
-        }
+        Self { text, tone: Tone::Plain }
     }
 }
 
@@ -124,10 +114,7 @@ pub struct Table {
 impl Table {
     /// An empty table.
     pub fn new(header: &[&str]) -> Self {
-        Self {
-            header: header.iter().map(|name| (*name).to_owned()).collect(),
-            rows: Vec::new(),
-        }
+        Self { header: header.iter().map(|name| (*name).to_owned()).collect(), rows: Vec::new() }
     }
 
     /// The text, each line ended.
@@ -145,10 +132,7 @@ impl Table {
         for column in table.column_iter_mut() {
             column.set_padding((0, 3));
         }
-        table
-            .lines()
-            .map(|line| format!("{}\n", line.trim_end()))
-            .collect()
+        table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
 }
 
@@ -164,20 +148,15 @@ fn painted(cell: &Cell) -> TableCell {
 
 /// A value as indented JSON, ended by a new line.
 pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Format {
-        format: "json",
-        reason: error.to_string(),
-    })?;
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Format { format: "json", reason: error.to_string() })?;
     text.push('\n');
     Ok(text)
 }
 
 /// A value as YAML.
 pub fn yaml<T: Serialize>(value: &T) -> Result<String, Error> {
-    serde_saphyr::to_string(value).map_err(|error| Error::Format {
-        format: "yaml",
-        reason: error.to_string(),
-    })
+    serde_saphyr::to_string(value).map_err(|error| Error::Format { format: "yaml", reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -186,16 +165,8 @@ mod tests {
 
     fn sample() -> Table {
         let mut table = Table::new(&["NAME", "STATE", "ACTIVE"]);
-        table.rows.push(vec![
-            "web".into(),
-            Cell::toned("ready", Tone::Good),
-            12.into(),
-        ]);
-        table.rows.push(vec![
-            "a-longer-name".into(),
-            Cell::toned("unhealthy", Tone::Bad),
-            Cell::or_dash(""),
-        ]);
+        table.rows.push(vec!["web".into(), Cell::toned("ready", Tone::Good), 12.into()]);
+        table.rows.push(vec!["a-longer-name".into(), Cell::toned("unhealthy", Tone::Bad), Cell::or_dash("")]);
         table
     }
 

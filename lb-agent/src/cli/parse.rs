@@ -10,9 +10,8 @@ pub fn socket_key(text: &str) -> Result<SocketKey, String> {
         Some((socket, protocol)) => (socket, parse_protocol(protocol)?),
         None => (text, Protocol::Tcp),
     };
-    let socket: SocketAddr = socket.parse().map_err(|_| {
-        format!("{socket:?} is not ADDR:PORT (IPv6 in brackets, such as [fd00::1]:80)")
-    })?;
+    let socket: SocketAddr =
+        socket.parse().map_err(|_| format!("{socket:?} is not ADDR:PORT (IPv6 in brackets, such as [fd00::1]:80)"))?;
     if socket.port() == 0 {
         return Err("port 0 is not used".into());
     }
@@ -49,18 +48,11 @@ impl std::fmt::Display for Client {
 /// Reads `ADDR[:PORT]`, IPv6 in brackets where a port follows.
 pub fn client(text: &str) -> Result<Client, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(Client {
-            addr: ip.into(),
-            port: None,
-        });
+        return Ok(Client { addr: ip.into(), port: None });
     }
-    let socket: SocketAddr = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not ADDR or ADDR:PORT (IPv6 with a port in brackets)"))?;
-    Ok(Client {
-        addr: socket.ip().into(),
-        port: Some(Port::new(socket.port())),
-    })
+    let socket: SocketAddr =
+        text.parse().map_err(|_| format!("{text:?} is not ADDR or ADDR:PORT (IPv6 with a port in brackets)"))?;
+    Ok(Client { addr: socket.ip().into(), port: Some(Port::new(socket.port())) })
 }
 
 #[cfg(test)]

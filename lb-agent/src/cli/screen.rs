@@ -17,20 +17,12 @@ impl<'a> Screen<'a> {
     pub fn stdout(out: &'a mut io::Stdout) -> Self {
         let terminal = out.is_terminal();
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            colour: terminal && !no_color,
-            terminal,
-            out,
-        }
+        Self { colour: terminal && !no_color, terminal, out }
     }
 
     /// A place that is no terminal.
     pub fn plain(out: &'a mut dyn Write) -> Self {
-        Self {
-            out,
-            colour: false,
-            terminal: false,
-        }
+        Self { out, colour: false, terminal: false }
     }
 
     /// Writes a text at once.
@@ -42,11 +34,7 @@ impl<'a> Screen<'a> {
 
     /// Empties a terminal; elsewhere texts follow each other.
     pub fn clear(&mut self) -> Result<(), Error> {
-        if self.terminal {
-            self.print("\u{1b}[H\u{1b}[2J")
-        } else {
-            Ok(())
-        }
+        if self.terminal { self.print("\u{1b}[H\u{1b}[2J") } else { Ok(()) }
     }
 
     /// Says something on standard error, where it is in nobody's way.

@@ -21,11 +21,7 @@ impl View {
     pub fn read(source: &impl Inspect) -> Result<Self, Error> {
         let tables = source.tables()?;
         let indexes: Vec<u32> = tables.backends.keys().copied().collect();
-        let counters = indexes
-            .iter()
-            .copied()
-            .zip(source.counters(&indexes)?)
-            .collect();
+        let counters = indexes.iter().copied().zip(source.counters(&indexes)?).collect();
         Ok(Self { tables, counters })
     }
 
@@ -36,25 +32,16 @@ impl View {
 
     /// The backends people should see: all, but removed ones only while they have flows.
     pub fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
-        self.tables
-            .backends
-            .iter()
-            .map(|(index, backend)| (*index, backend))
-            .filter(|(index, backend)| {
-                let load = self.counters(*index).load;
-                backend.state != BackendState::Removed as u8 || load.active + load.pending > 0
-            })
+        self.tables.backends.iter().map(|(index, backend)| (*index, backend)).filter(|(index, backend)| {
+            let load = self.counters(*index).load;
+            backend.state != BackendState::Removed as u8 || load.active + load.pending > 0
+        })
     }
 
     /// The frontends of a service, lowest address first.
     pub fn frontends(&self, service: u32) -> Vec<SocketKey> {
-        let mut keys: Vec<SocketKey> = self
-            .tables
-            .frontends
-            .iter()
-            .filter(|(_, f)| f.service == service)
-            .map(|(key, _)| *key)
-            .collect();
+        let mut keys: Vec<SocketKey> =
+            self.tables.frontends.iter().filter(|(_, f)| f.service == service).map(|(key, _)| *key).collect();
         keys.sort_by_key(|key| (key.socket(), key.protocol));
         keys
     }
@@ -94,11 +81,7 @@ pub(super) mod sample {
             protocol: key.protocol,
             service,
             weight,
-            effective_weight: if state == BackendState::Ready {
-                weight
-            } else {
-                0
-            },
+            effective_weight: if state == BackendState::Ready { weight } else { 0 },
             incarnation: 1,
             state: state as u8,
             source: key_source(),
@@ -112,20 +95,8 @@ pub(super) mod sample {
 
     fn load(active: u64, pending: u64, connections: u64) -> Counters {
         Counters {
-            load: BackendLoad {
-                active,
-                pending,
-                connections,
-                resets: 1,
-                remote: 2,
-                ..Default::default()
-            },
-            traffic: Traffic {
-                packets_in: 10,
-                packets_out: 20,
-                bytes_in: 1000,
-                bytes_out: 2000,
-            },
+            load: BackendLoad { active, pending, connections, resets: 1, remote: 2, ..Default::default() },
+            traffic: Traffic { packets_in: 10, packets_out: 20, bytes_in: 1000, bytes_out: 2000 },
         }
     }
 
@@ -143,57 +114,29 @@ pub(super) mod sample {
             flags,
             zero: 0,
         };
-        for (id, text, service, offset, flags) in [
-            (0, "10.0.0.1:80", 1, 0, 0),
-            (1, "[fd00::1]:80", 1, 0, 0),
-            (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY),
-        ] {
-            tables
-                .frontends
-                .insert(key(text), frontend(id, service, offset, flags));
-            tables.vips.insert(
-                id,
-                Vip {
-                    key: key(text),
-                    live: VIP_LIVE,
-                },
-            );
+        for (id, text, service, offset, flags) in
+            [(0, "10.0.0.1:80", 1, 0, 0), (1, "[fd00::1]:80", 1, 0, 0), (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY)]
+        {
+            tables.frontends.insert(key(text), frontend(id, service, offset, flags));
+            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE });
         }
         tables.slots.insert(0, vec![0, 1, 0, 0, 1]);
         tables.slots.insert(8, vec![3; 5]);
         let mut local = backend("10.1.0.1:8080", 1, 100, BackendState::Ready);
         local.flags = BACKEND_LOCAL;
         tables.backends.insert(0, local);
-        tables
-            .backends
-            .insert(1, backend("10.1.0.2:8080", 1, 50, BackendState::Ready));
-        tables
-            .backends
-            .insert(2, backend("10.1.0.3:8080", 1, 100, BackendState::Removed));
-        tables.backends.insert(
-            3,
-            backend("10.1.0.9:53/UDP", 2, 100, BackendState::Unhealthy),
-        );
-        tables
-            .backends
-            .insert(4, backend("10.1.0.8:53/UDP", 2, 100, BackendState::Removed));
-        for (kind, index, name) in [
-            (NAME_SERVICE, 1, "default/web/80/http"),
-            (NAME_SERVICE, 2, "kube/dns/53/"),
-            (NAME_BACKEND, 0, "node-a"),
-        ] {
-            tables
-                .names
-                .insert(NameKey { kind, index }, name.to_owned());
+        tables.backends.insert(1, backend("10.1.0.2:8080", 1, 50, BackendState::Ready));
+        tables.backends.insert(2, backend("10.1.0.3:8080", 1, 100, BackendState::Removed));
+        tables.backends.insert(3, backend("10.1.0.9:53/UDP", 2, 100, BackendState::Unhealthy));
+        tables.backends.insert(4, backend("10.1.0.8:53/UDP", 2, 100, BackendState::Removed));
+        for (kind, index, name) in
+            [(NAME_SERVICE, 1, "default/web/80/http"), (NAME_SERVICE, 2, "kube/dns/53/"), (NAME_BACKEND, 0, "node-a")]
+        {
+            tables.names.insert(NameKey { kind, index }, name.to_owned());
         }
-        view.counters = [
-            (0, load(3, 1, 40)),
-            (1, load(2, 0, 20)),
-            (2, load(1, 0, 9)),
-            (3, load(4, 0, 7)),
-            (4, load(0, 0, 5)),
-        ]
-        .into();
+        view.counters =
+            [(0, load(3, 1, 40)), (1, load(2, 0, 20)), (2, load(1, 0, 9)), (3, load(4, 0, 7)), (4, load(0, 0, 5))]
+                .into();
         view
     }
 }

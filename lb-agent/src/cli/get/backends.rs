@@ -67,41 +67,18 @@ pub struct BackendItem {
 pub fn items(view: &View, namespace: Option<&str>) -> Vec<BackendItem> {
     let mut backends: Vec<_> = view
         .backends()
-        .map(|(index, backend)| {
-            (
-                index,
-                backend,
-                labels::service(&view.tables, backend.service),
-            )
-        })
+        .map(|(index, backend)| (index, backend, labels::service(&view.tables, backend.service)))
         .collect();
     backends.retain(|(_, _, label)| namespace.is_none_or(|wanted| label.namespace == wanted));
     backends.sort_by_cached_key(|(index, backend, label)| {
-        (
-            label.clone(),
-            backend.protocol,
-            backend.key().socket(),
-            *index,
-        )
+        (label.clone(), backend.protocol, backend.key().socket(), *index)
     });
-    backends
-        .into_iter()
-        .map(|(index, backend, label)| item(view, index, backend, label))
-        .collect()
+    backends.into_iter().map(|(index, backend, label)| item(view, index, backend, label)).collect()
 }
 
-fn item(
-    view: &View,
-    index: u32,
-    backend: &lb_common::Backend,
-    label: labels::ServiceLabel,
-) -> BackendItem {
+fn item(view: &View, index: u32, backend: &lb_common::Backend, label: labels::ServiceLabel) -> BackendItem {
     let counters = view.counters(index);
-    let frontends: Vec<String> = view
-        .frontends(backend.service)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let frontends: Vec<String> = view.frontends(backend.service).iter().map(ToString::to_string).collect();
     BackendItem {
         namespace: label.namespace,
         service: label.name,
@@ -145,16 +122,7 @@ pub fn table(items: &[BackendItem], wide: bool) -> Table {
         "TOTAL",
     ];
     if wide {
-        header.extend([
-            "RESETS",
-            "REMOTE",
-            "PACKETS-IN",
-            "PACKETS-OUT",
-            "BYTES-IN",
-            "BYTES-OUT",
-            "LOCAL",
-            "NODE",
-        ]);
+        header.extend(["RESETS", "REMOTE", "PACKETS-IN", "PACKETS-OUT", "BYTES-IN", "BYTES-OUT", "LOCAL", "NODE"]);
     }
     let mut table = Table::new(&header);
     table.rows = items.iter().map(|item| row(item, wide)).collect();
@@ -208,10 +176,7 @@ mod tests {
     #[test]
     fn removed_backends_show_while_they_have_flows() {
         let items = items(&sample::view(), None);
-        let shown: Vec<_> = items
-            .iter()
-            .map(|i| (i.service.as_str(), i.address.as_str(), i.state))
-            .collect();
+        let shown: Vec<_> = items.iter().map(|i| (i.service.as_str(), i.address.as_str(), i.state)).collect();
         let expected = [
             ("web", "10.1.0.1", "ready"),
             ("web", "10.1.0.2", "ready"),
@@ -223,10 +188,7 @@ mod tests {
 
     #[test]
     fn a_namespace_selects() {
-        let names: Vec<_> = items(&sample::view(), Some("kube"))
-            .into_iter()
-            .map(|i| i.service)
-            .collect();
+        let names: Vec<_> = items(&sample::view(), Some("kube")).into_iter().map(|i| i.service).collect();
         assert_eq!(names, ["dns"]);
         assert!(items(&sample::view(), Some("none")).is_empty());
     }
@@ -261,15 +223,9 @@ kube        dns       10.0.0.2:53/UDP          10.1.0.9:53/UDP     unhealthy    
         assert_eq!(table(&items, false).render(false), expected);
         let wide = table(&items, true).render(false);
         assert!(
-            wide.lines()
-                .nth(1)
-                .is_some_and(|line| line.ends_with("1000       2000        true    node-a")),
+            wide.lines().nth(1).is_some_and(|line| line.ends_with("1000       2000        true    node-a")),
             "{wide}"
         );
-        assert!(
-            output::yaml(&items)
-                .unwrap()
-                .contains("effectiveWeight: 50")
-        );
+        assert!(output::yaml(&items).unwrap().contains("effectiveWeight: 50"));
     }
 }

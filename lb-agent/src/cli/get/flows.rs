@@ -40,18 +40,10 @@ pub struct FlowItem {
 }
 
 /// The items of these flows at this second of the monotonic clock, of one namespace or of all.
-pub fn items(
-    tables: &Tables,
-    flows: &[FlowEntry],
-    now: u32,
-    namespace: Option<&str>,
-) -> Vec<FlowItem> {
+pub fn items(tables: &Tables, flows: &[FlowEntry], now: u32, namespace: Option<&str>) -> Vec<FlowItem> {
     let mut flows: Vec<&FlowEntry> = flows.iter().collect();
     flows.sort_by_cached_key(|entry| (client(entry), entry.flow.id));
-    let mut items: Vec<FlowItem> = flows
-        .into_iter()
-        .map(|entry| item(tables, entry, now))
-        .collect();
+    let mut items: Vec<FlowItem> = flows.into_iter().map(|entry| item(tables, entry, now)).collect();
     items.retain(|item| namespace.is_none_or(|wanted| item.namespace == wanted));
     items
 }
@@ -63,25 +55,17 @@ fn client(entry: &FlowEntry) -> SocketAddr {
 fn item(tables: &Tables, entry: &FlowEntry, now: u32) -> FlowItem {
     let backend = tables.backends.get(&entry.flow.backend);
     let vip = tables.vips.get(&entry.flow.id);
-    let label = backend
-        .map(|backend| labels::service(tables, backend.service))
-        .unwrap_or_default();
+    let label = backend.map(|backend| labels::service(tables, backend.service)).unwrap_or_default();
     let source = backend
         .filter(|_| entry.flow.snat_port.number() != 0)
-        .map(|backend| {
-            SocketAddr::new(backend.source.ip(), entry.flow.snat_port.number()).to_string()
-        });
+        .map(|backend| SocketAddr::new(backend.source.ip(), entry.flow.snat_port.number()).to_string());
     FlowItem {
         namespace: label.namespace,
         service: label.name,
-        protocol: vip
-            .and_then(|vip| Protocol::from_number(vip.key.protocol))
-            .map_or("?", Protocol::name),
+        protocol: vip.and_then(|vip| Protocol::from_number(vip.key.protocol)).map_or("?", Protocol::name),
         client: client(entry).to_string(),
         frontend: vip.map(|vip| vip.key.to_string()).unwrap_or_default(),
-        backend: backend
-            .map(|backend| backend.key().to_string())
-            .unwrap_or_default(),
+        backend: backend.map(|backend| backend.key().to_string()).unwrap_or_default(),
         source,
         state: entry.state.name(),
         active: entry.state.is_active(),
@@ -91,15 +75,7 @@ fn item(tables: &Tables, entry: &FlowEntry, now: u32) -> FlowItem {
 
 /// The table of these items.
 pub fn table(items: &[FlowItem], wide: bool) -> Table {
-    let mut header = vec![
-        "NAMESPACE",
-        "SERVICE",
-        "CLIENT",
-        "FRONTEND",
-        "BACKEND",
-        "STATE",
-        "IDLE",
-    ];
+    let mut header = vec!["NAMESPACE", "SERVICE", "CLIENT", "FRONTEND", "BACKEND", "STATE", "IDLE"];
     if wide {
         header.extend(["SOURCE", "ACTIVE"]);
     }
@@ -167,10 +143,8 @@ default     web       192.0.2.7:4001   10.0.0.1:80/TCP   10.1.0.2:8080/TCP   est
 
     #[test]
     fn a_namespace_selects_and_a_clock_behind_is_no_idle_time() {
-        let flows = [
-            flow("192.0.2.3:5353", 2, 3, 0, FlowState::UdpOneWay),
-            flow("192.0.2.7:1", 0, 0, 0, FlowState::SynSent),
-        ];
+        let flows =
+            [flow("192.0.2.3:5353", 2, 3, 0, FlowState::UdpOneWay), flow("192.0.2.7:1", 0, 0, 0, FlowState::SynSent)];
         let items = items(&sample::view().tables, &flows, 90, Some("kube"));
         assert_eq!(items.len(), 1);
         assert_eq!((items[0].idle_seconds, items[0].source.clone()), (0, None));

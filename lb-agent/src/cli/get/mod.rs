@@ -57,33 +57,17 @@ pub enum Resource {
 }
 
 /// A list in the wanted form. An empty table is an empty text.
-pub fn from_maps(
-    args: &GetArgs,
-    source: &impl Inspect,
-    now: u32,
-    colour: bool,
-) -> Result<String, Error> {
+pub fn from_maps(args: &GetArgs, source: &impl Inspect, now: u32, colour: bool) -> Result<String, Error> {
     let namespace = args.namespace.as_deref();
-    let form = Form {
-        output: args.output,
-        colour,
-    };
+    let form = Form { output: args.output, colour };
     match args.resource {
-        Resource::Services => form.render(
-            "ServiceList",
-            &services::items(&View::read(source)?, namespace),
-            services::table,
-        ),
-        Resource::Flows => form.render(
-            "FlowList",
-            &flows::items(&source.tables()?, &source.flows()?, now, namespace),
-            flows::table,
-        ),
-        _ => form.render(
-            "BackendList",
-            &backends::items(&View::read(source)?, namespace),
-            backends::table,
-        ),
+        Resource::Services => {
+            form.render("ServiceList", &services::items(&View::read(source)?, namespace), services::table)
+        }
+        Resource::Flows => {
+            form.render("FlowList", &flows::items(&source.tables()?, &source.flows()?, now, namespace), flows::table)
+        }
+        _ => form.render("BackendList", &backends::items(&View::read(source)?, namespace), backends::table),
     }
 }
 
@@ -188,21 +172,8 @@ mod tests {
     #[test]
     fn an_empty_list_is_no_table_but_a_json_list() {
         let table = |_: &[u8], _: bool| Table::new(&["NAME"]);
-        let form = |output| Form {
-            output,
-            colour: false,
-        };
-        assert_eq!(
-            form(ListFormat::Table)
-                .render::<u8>("FlowList", &[], table)
-                .unwrap(),
-            ""
-        );
-        assert!(
-            form(ListFormat::Json)
-                .render::<u8>("FlowList", &[], table)
-                .unwrap()
-                .contains("\"items\": []")
-        );
+        let form = |output| Form { output, colour: false };
+        assert_eq!(form(ListFormat::Table).render::<u8>("FlowList", &[], table).unwrap(), "");
+        assert!(form(ListFormat::Json).render::<u8>("FlowList", &[], table).unwrap().contains("\"items\": []"));
     }
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{
-    Algorithm, BackendState, Frontend, Protocol, SocketKey, service::FRONTEND_AFFINITY,
-};
+use lb_common::{Algorithm, BackendState, Frontend, Protocol, SocketKey, service::FRONTEND_AFFINITY};
 use serde::Serialize;
 
 use crate::cli::{
@@ -66,36 +64,20 @@ pub struct ServiceItem {
 
 /// The items of a view, of one namespace or of all.
 pub fn items(view: &View, namespace: Option<&str>) -> Vec<ServiceItem> {
-    let first: BTreeMap<u32, (&SocketKey, &Frontend)> = view
-        .tables
-        .frontends
-        .iter()
-        .rev()
-        .map(|(key, frontend)| (frontend.service, (key, frontend)))
-        .collect();
-    let mut items: Vec<ServiceItem> = first
-        .into_iter()
-        .map(|(service, (key, frontend))| item(view, service, key, frontend))
-        .collect();
+    let first: BTreeMap<u32, (&SocketKey, &Frontend)> =
+        view.tables.frontends.iter().rev().map(|(key, frontend)| (frontend.service, (key, frontend))).collect();
+    let mut items: Vec<ServiceItem> =
+        first.into_iter().map(|(service, (key, frontend))| item(view, service, key, frontend)).collect();
     items.retain(|item| namespace.is_none_or(|wanted| item.namespace == wanted));
     items.sort_by(|a, b| {
-        (&a.namespace, &a.service, a.port, a.protocol).cmp(&(
-            &b.namespace,
-            &b.service,
-            b.port,
-            b.protocol,
-        ))
+        (&a.namespace, &a.service, a.port, a.protocol).cmp(&(&b.namespace, &b.service, b.port, b.protocol))
     });
     items
 }
 
 fn item(view: &View, service: u32, key: &SocketKey, frontend: &Frontend) -> ServiceItem {
     let label = labels::service(&view.tables, service);
-    let frontends: Vec<String> = view
-        .frontends(service)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let frontends: Vec<String> = view.frontends(service).iter().map(ToString::to_string).collect();
     let mut item = ServiceItem {
         namespace: label.namespace,
         service: label.name,
@@ -105,8 +87,7 @@ fn item(view: &View, service: u32, key: &SocketKey, frontend: &Frontend) -> Serv
         frontend: frontends.first().cloned(),
         frontends,
         algorithm: Algorithm::from_number(frontend.algorithm).map_or("?", Algorithm::name),
-        affinity_seconds: (frontend.flags & FRONTEND_AFFINITY != 0)
-            .then_some(frontend.affinity_seconds),
+        affinity_seconds: (frontend.flags & FRONTEND_AFFINITY != 0).then_some(frontend.affinity_seconds),
         backends: BackendCount::default(),
         active_connections: 0,
         pending_connections: 0,
@@ -117,10 +98,7 @@ fn item(view: &View, service: u32, key: &SocketKey, frontend: &Frontend) -> Serv
         bytes_in: 0,
         bytes_out: 0,
     };
-    for (index, backend) in view
-        .backends()
-        .filter(|(_, backend)| backend.service == service)
-    {
+    for (index, backend) in view.backends().filter(|(_, backend)| backend.service == service) {
         item.backends.ready += usize::from(backend.state == BackendState::Ready as u8);
         item.backends.total += usize::from(backend.state != BackendState::Removed as u8);
         add(&mut item, &view.counters(index));
@@ -141,16 +119,7 @@ fn add(item: &mut ServiceItem, counters: &crate::dataplane::Counters) {
 
 /// The table of these items.
 pub fn table(items: &[ServiceItem], wide: bool) -> Table {
-    let mut header = vec![
-        "NAMESPACE",
-        "NAME",
-        "PORT",
-        "FRONTEND",
-        "ALGORITHM",
-        "BACKENDS",
-        "ACTIVE",
-        "TOTAL",
-    ];
+    let mut header = vec!["NAMESPACE", "NAME", "PORT", "FRONTEND", "ALGORITHM", "BACKENDS", "ACTIVE", "TOTAL"];
     if wide {
         header.extend([
             "PENDING",
@@ -174,21 +143,14 @@ fn row(item: &ServiceItem, wide: bool) -> Vec<Cell> {
         BackendCount { ready, total } if ready < total => Tone::Warn,
         BackendCount { .. } => Tone::Good,
     };
-    let frontends = if wide {
-        item.frontends.join(",").into()
-    } else {
-        super::first_of(&item.frontends)
-    };
+    let frontends = if wide { item.frontends.join(",").into() } else { super::first_of(&item.frontends) };
     let mut row = vec![
         Cell::or_dash(&item.namespace),
         item.service.as_str().into(),
         format!("{}/{}", item.port, item.protocol).into(),
         frontends,
         item.algorithm.into(),
-        Cell::toned(
-            format!("{}/{}", item.backends.ready, item.backends.total),
-            tone,
-        ),
+        Cell::toned(format!("{}/{}", item.backends.ready, item.backends.total), tone),
         item.active_connections.into(),
         item.connections_total.into(),
     ];
@@ -202,10 +164,7 @@ fn row(item: &ServiceItem, wide: bool) -> Vec<Cell> {
             item.bytes_out,
         ];
         row.extend(counts.into_iter().map(Cell::from));
-        row.push(
-            item.affinity_seconds
-                .map_or_else(|| "-".into(), |seconds| format!("{seconds}s").into()),
-        );
+        row.push(item.affinity_seconds.map_or_else(|| "-".into(), |seconds| format!("{seconds}s").into()));
         row.push(Cell::or_dash(&item.port_name));
     }
     row
@@ -229,22 +188,14 @@ kube        dns    53/UDP   10.0.0.2:53/UDP          maglev      0/1        4   
         assert_eq!(items[1].affinity_seconds, Some(600));
         let wide = table(&items, true).render(false);
         assert!(wide.contains("10.0.0.1:80/TCP,[fd00::1]:80/TCP"), "{wide}");
-        assert!(
-            wide.lines()
-                .nth(2)
-                .is_some_and(|line| line.ends_with("600s       -")),
-            "{wide}"
-        );
+        assert!(wide.lines().nth(2).is_some_and(|line| line.ends_with("600s       -")), "{wide}");
     }
 
     #[test]
     fn json_names_are_camel_case() {
         let value = serde_json::to_value(&items(&sample::view(), Some("kube"))[0]).unwrap();
         assert_eq!(value["affinitySeconds"], 600);
-        assert_eq!(
-            value["backends"],
-            serde_json::json!({"ready": 0, "total": 1})
-        );
+        assert_eq!(value["backends"], serde_json::json!({"ready": 0, "total": 1}));
         assert_eq!(value["connectionsTotal"], 7);
     }
 }
