@@ -10,6 +10,7 @@ pub mod map;
 pub mod output;
 pub mod parse;
 pub mod screen;
+pub mod status;
 pub mod view;
 
 pub use error::Error;
