@@ -4,3 +4,5 @@
 pub mod cli;
 pub mod dataplane;
 pub mod model;
+pub mod scaling;
+pub mod telemetry;
