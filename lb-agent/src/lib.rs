@@ -3,4 +3,6 @@
 
 pub mod balance;
 pub mod dataplane;
+pub mod discovery;
 pub mod model;
+pub mod node;
