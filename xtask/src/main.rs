@@ -1,3 +1,45 @@
-//! Weir's tasks: `cargo xtask help`.
+//! Weir's tasks, run as `cargo xtask TASK`. Each task is one file; this one only reads the command line.
 
-fn main() {}
+mod build_ebpf;
+mod compiler;
+mod privilege;
+mod setup;
+mod shell;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Weir's tasks: build, test and try it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = false)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find what is missing on this machine for building, tests and demo, and install it
+    Setup(setup::Args),
+    /// Build the BPF programs into target/bpf/weir-bpf.o
+    BuildEbpf(build_ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup(args) => setup::run(&args),
+        Task::BuildEbpf(args) => build_ebpf::run(&args),
+    }
+}
