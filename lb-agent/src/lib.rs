@@ -6,3 +6,4 @@ pub mod dataplane;
 pub mod discovery;
 pub mod model;
 pub mod node;
+pub mod plan;
