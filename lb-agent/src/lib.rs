@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod dataplane;
 pub mod discovery;
+pub mod health;
 pub mod model;
 pub mod node;
 pub mod plan;

@@ -1,5 +1,7 @@
 //! The map boundary: what the kernel holds, as plain values, and the one trait behind which it is the kernel or, in tests, memory.
 
+pub mod fake;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
