@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    pin::pin,
     time::Duration,
 };
 
@@ -155,11 +156,13 @@ async fn get(stream: TcpStream, backend: SocketAddr, path: &str) -> Result<(), S
         .header(header::CONNECTION, "close")
         .body(Empty::<&[u8]>::new())
         .map_err(|error| format!("the path {path:?} cannot be asked for: {error}"))?;
-    let answer = async { sender.send_request(request).await.map_err(failed) };
+    let mut answer = pin!(sender.send_request(request));
     let response = tokio::select! {
-        answer = answer => answer?,
-        ended = connection => return Err(ended.map_or_else(failed, |()| "the connection ended without an answer".into())),
+        biased;
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
     };
+    let response = response.map_err(failed)?;
     match response.status().as_u16() {
         200..400 => Ok(()),
         status => Err(format!("HTTP status {status}")),

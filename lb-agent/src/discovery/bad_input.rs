@@ -66,6 +66,29 @@ fn one_bad_document_refuses_its_file_and_all_its_mistakes_are_told() {
     assert_eq!(fields, ["8:spec.clusterIP", "6:metadata.annotations.weir.dev/algorithm", "17:spec.ports.0.port"]);
 }
 
+fn policy(rule: &str) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: ScalePolicy\nmetadata: {{name: web}}\nspec:\n  serviceRef: {{name: web}}\n  \
+         replicas: {{min: 1, max: 4}}\n  rules:\n  - {rule}\n"
+    )
+}
+
+#[test]
+fn policies_are_read_and_their_mistakes_named() {
+    let good = read(&policy("{name: up, signal: activeConnections, above: 10, for: 5s, add: 1}")).unwrap();
+    assert_eq!(good.policies[0].policy.id.to_string(), "default/web");
+    let cases = [
+        ("{name: up, signal: mood, above: 10, for: 5s, add: 1}", "spec.rules.0.signal"),
+        ("{name: up, signal: activeConnections, above: 10, for: never, add: 1}", "spec.rules.0.for"),
+        ("{name: up, signal: activeConnections, above: high, for: 5s, add: 1}", "spec.rules.0.above"),
+    ];
+    for (rule, field) in cases {
+        let problems = read(&policy(rule)).unwrap_err();
+        assert_eq!((problems[0].origin.line, problems[0].field.as_str()), (8, field), "{}", problems[0]);
+        assert_eq!(problems[0].object, "ScalePolicy default/web");
+    }
+}
+
 #[test]
 fn other_kinds_are_skipped_with_a_note() {
     let objects = read("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n").unwrap();
@@ -73,6 +96,8 @@ fn other_kinds_are_skipped_with_a_note() {
     for (text, field) in [("apiVersion: v1\n", "kind"), ("apiVersion: v2\nkind: Service\n", "apiVersion")] {
         assert_eq!(read(text).unwrap_err()[0].field, field);
     }
+    let knative = read("apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n").unwrap();
+    assert_eq!((knative.services.len(), knative.notes.len()), (0, 1));
 }
 
 #[test]

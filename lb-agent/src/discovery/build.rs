@@ -9,11 +9,13 @@ use lb_common::{Algorithm, SocketKey};
 
 use super::{
     Objects, Origin, Problem, ServiceObject, SliceObject,
-    object::{EndpointObject, PortObject},
+    object::{EndpointObject, PolicyObject, PortObject},
 };
 use crate::{
-    model::{BackendSpec, Model, ServiceId, ServicePort},
+    balance::weights,
+    model::{BackendSpec, Feedback, Model, ServiceId, ServicePort},
     node::NodeView,
+    scaling::{Policy, PolicyId},
 };
 
 /// The weight of a backend that names none.
@@ -37,6 +39,19 @@ pub fn build(objects: &Objects, node: &NodeView, default_algorithm: Algorithm) -
 /// The addresses of every endpoint: what a [`NodeView`] has to know the routes of.
 pub fn backend_addresses(objects: &Objects) -> BTreeSet<IpAddr> {
     objects.slices.iter().flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.address).collect()
+}
+
+/// The policies, each only once.
+pub fn policies(objects: &Objects) -> (Vec<Policy>, Vec<Problem>) {
+    let (mut unique, mut problems) = (BTreeMap::<&PolicyId, &PolicyObject>::new(), Vec::new());
+    for object in &objects.policies {
+        let id = &object.policy.id;
+        let first = *unique.entry(id).or_insert(object);
+        if !std::ptr::eq(first, object) {
+            problems.push(written_twice(&object.origin, "ScalePolicy", &id.namespace, &id.name, &first.origin));
+        }
+    }
+    (unique.into_values().map(|object| object.policy.clone()).collect(), problems)
 }
 
 /// The Services, oldest first (without a time after those with one, then by namespace and name), each only once.
@@ -129,6 +144,9 @@ impl<'a> Builder<'a> {
             health_check: service.health_check.clone(),
             backends,
         };
+        if port.feedback != Feedback::None && !weights::is_moved(&port) {
+            self.problems.push(idle_feedback(service, port.algorithm));
+        }
         self.model.services.insert(id, port);
     }
 
@@ -182,6 +200,17 @@ impl<'a> Builder<'a> {
             self.problems.push(unmatched_port(service, port));
         }
         backends
+    }
+}
+
+fn idle_feedback(service: &ServiceObject, algorithm: Algorithm) -> Problem {
+    Problem {
+        origin: service.origin.clone(),
+        object: format!("Service {}/{}", service.namespace, service.name),
+        field: "metadata.annotations.weir.dev/feedback".into(),
+        value: "connections".into(),
+        cause: format!("feedback does not move the weights of {}", algorithm.name()),
+        remedy: "set weir.dev/algorithm to random or weighted-round-robin, or remove the annotation".into(),
     }
 }
 
@@ -350,6 +379,13 @@ items:
         let (_, problems) = build(&objects(&[SERVICE, SERVICE, SLICES]), &node(), Algorithm::Maglev);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().starts_with("1.yaml:2: Service shop/web: metadata.name: \"web\": this Service is in 0.yaml:2"));
+    }
+
+    #[test]
+    fn feedback_without_weights_to_move_is_told() {
+        let (model, problems) = build(&objects(&[&SERVICE.replace(": random", ": maglev"), SLICES]), &node(), Algorithm::Maglev);
+        assert_eq!((model.services.len(), problems.len()), (2, 2), "told for each port, and in force all the same");
+        assert!(problems[0].remedy.contains("weighted-round-robin"));
     }
 
     #[test]

@@ -14,7 +14,10 @@ use super::{
     document::{self, Document},
     service, slice,
 };
-use crate::model::{Feedback, HealthCheck};
+use crate::{
+    model::{Feedback, HealthCheck},
+    scaling::{self, Policy, ScalePolicy},
+};
 
 /// The objects of one or all files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +26,8 @@ pub struct Objects {
     pub services: Vec<ServiceObject>,
     /// The EndpointSlices.
     pub slices: Vec<SliceObject>,
+    /// The ScalePolicies.
+    pub policies: Vec<PolicyObject>,
     /// Documents that were skipped, and why.
     pub notes: Vec<String>,
 }
@@ -32,6 +37,7 @@ impl Objects {
     pub fn extend(&mut self, other: Self) {
         self.services.extend(other.services);
         self.slices.extend(other.slices);
+        self.policies.extend(other.policies);
         self.notes.extend(other.notes);
     }
 }
@@ -108,6 +114,15 @@ pub struct EndpointObject {
     pub terminating: bool,
 }
 
+/// A ScalePolicy, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyObject {
+    /// Where it was read.
+    pub origin: Origin,
+    /// What it says.
+    pub policy: Policy,
+}
+
 /// The objects of one file's text, or all that is wrong with it.
 pub fn read(file: &Path, text: &str) -> Result<Objects, Vec<Problem>> {
     let documents = document::parse(text).map_err(|error| {
@@ -140,13 +155,44 @@ fn read_document(context: &mut Context<'_>, objects: &mut Objects) {
                 objects.slices.extend(slice::check(context, slice));
             }
         }
+        ("weir.dev/v1alpha1", "ScalePolicy") => {
+            if let Some(policy) = context.typed::<ScalePolicy>() {
+                objects.policies.extend(check_policy(context, &policy));
+            }
+        }
         (_, "") => context.problem(&["kind"], "the document names no kind", "add apiVersion and kind, or remove the document"),
-        (version, kind @ ("Service" | "EndpointSlice")) => {
-            let wanted = if kind == "Service" { "v1" } else { "discovery.k8s.io/v1" };
+        (version, kind @ ("Service" | "EndpointSlice" | "ScalePolicy")) if !is_foreign(version, kind) => {
+            let wanted = match kind {
+                "Service" => "v1",
+                "EndpointSlice" => "discovery.k8s.io/v1",
+                _ => "weir.dev/v1alpha1",
+            };
             let cause = format!("{kind} is not read in API version {version:?}");
             context.problem(&["apiVersion"], &cause, &format!("use apiVersion: {wanted}"));
         }
         (_, kind) => objects.notes.push(format!("{}: kind {kind} is not for Weir: skipped", context.origin(&[]))),
+    }
+}
+
+/// A kind of another project that happens to have the name of one of ours, such as Knative's Service.
+fn is_foreign(version: &str, kind: &str) -> bool {
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match kind {
+        "Service" => !group.is_empty(),
+        "EndpointSlice" => !matches!(group, "" | "discovery.k8s.io"),
+        _ => !matches!(group, "" | "weir.dev"),
+    }
+}
+
+fn check_policy(context: &mut Context<'_>, policy: &ScalePolicy) -> Option<PolicyObject> {
+    match scaling::validate(policy) {
+        Ok(policy) => Some(PolicyObject { origin: context.origin(&[]), policy }),
+        Err(error) => {
+            let path = error.path.replace('[', ".").replace(']', "");
+            let steps: Vec<&str> = path.split('.').collect();
+            context.problem(&steps, &error.problem, &error.remedy);
+            None
+        }
     }
 }
 
