@@ -9,3 +9,4 @@ pub mod model;
 pub mod node;
 pub mod plan;
 pub mod scaling;
+pub mod telemetry;
