@@ -39,6 +39,8 @@ pub struct NodeView {
     pub addresses: BTreeSet<IpAddr>,
     /// The interfaces of `--interface`.
     pub uplinks: BTreeSet<String>,
+    /// Its interfaces.
+    pub interfaces: Interfaces,
     /// Its routes to backends that are not its own addresses.
     pub routes: BTreeMap<IpAddr, Route>,
 }
@@ -96,15 +98,21 @@ pub enum Error {
     #[error("netlink: {0}")]
     Socket(#[from] std::io::Error),
     /// `--interface` names none of the node's.
-    #[error("--interface {name}: there is no such interface in this network namespace\nuse one of: {known}")]
+    #[error("--interface {name}: there is no such interface in this network namespace; use one of: {known}")]
     NoInterface {
         /// What was named.
         name: String,
         /// What there is.
         known: String,
     },
+    /// There is no `--interface`, and nothing to guess it from.
+    #[error("no --interface is given and there is no default route to take it from; name one of: {known}")]
+    NoDefaultRoute {
+        /// What there is.
+        known: String,
+    },
     /// The kernel does not forward packets.
-    #[error("{path} is {value:?}: the kernel forwards no packets of this family\nrun: sysctl -w {sysctl}=1")]
+    #[error("{path} is {value:?}: the kernel forwards no packets of this family; run: sysctl -w {sysctl}=1")]
     NotForwarding {
         /// The sysctl's file.
         path: String,
@@ -114,7 +122,7 @@ pub enum Error {
         sysctl: &'static str,
     },
     /// A sysctl could not be read.
-    #[error("{path}: {source}\nmount /proc, or run weir where it is mounted")]
+    #[error("{path}: {source}; mount /proc, or run weir where it is mounted")]
     Sysctl {
         /// The sysctl's file.
         path: String,
@@ -164,6 +172,18 @@ impl Netlink {
         answer.ok().flatten().and_then(|message| route(&message, interfaces))
     }
 
+    /// The interfaces of the default routes.
+    pub async fn default_interfaces(&self) -> Result<BTreeSet<String>, Error> {
+        // Addresses of documentation (RFC 5737, RFC 3849): nobody has a route to them but the default one.
+        let outside = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])];
+        let interfaces = self.interfaces().await?;
+        let mut found = BTreeSet::new();
+        for address in outside {
+            found.extend(self.route(address, &interfaces).await.map(|route| route.interface));
+        }
+        if found.is_empty() { Err(Error::NoDefaultRoute { known: names(&interfaces) }) } else { Ok(found) }
+    }
+
     /// The view of the node that the model is built with.
     pub async fn view(
         &self,
@@ -177,7 +197,7 @@ impl Netlink {
         for backend in backends.difference(&addresses) {
             routes.extend(self.route(*backend, &interfaces).await.map(|route| (*backend, route)));
         }
-        Ok(NodeView { name: name.to_owned(), addresses, uplinks: uplinks.clone(), routes })
+        Ok(NodeView { name: name.to_owned(), addresses, uplinks: uplinks.clone(), interfaces, routes })
     }
 }
 
@@ -204,13 +224,16 @@ fn route(message: &RouteMessage, interfaces: &Interfaces) -> Option<Route> {
     (!route.interface.is_empty()).then_some(route)
 }
 
+fn names(interfaces: &Interfaces) -> String {
+    interfaces.values().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Whether all of `--interface` exist.
 pub fn check_interfaces(wanted: &BTreeSet<String>, interfaces: &Interfaces) -> Result<(), Error> {
     match wanted.iter().find(|name| !interfaces.values().any(|known| known == *name)) {
         None => Ok(()),
         Some(name) => {
-            let known: Vec<&str> = interfaces.values().map(String::as_str).collect();
-            Err(Error::NoInterface { name: name.clone(), known: known.join(", ") })
+            Err(Error::NoInterface { name: name.clone(), known: names(interfaces) })
         }
     }
 }
@@ -252,6 +275,7 @@ mod tests {
             name: "a".into(),
             addresses: [ip("10.0.0.1"), ip("127.0.0.1"), ip("fe80::1"), ip("fd00::1")].into(),
             uplinks: ["eth0".to_owned()].into(),
+            interfaces: Interfaces::new(),
             routes: [
                 (ip("10.1.0.2"), route("veth1", true)),
                 (ip("10.0.0.9"), route("eth0", true)),
@@ -289,7 +313,7 @@ mod tests {
         let interfaces = Interfaces::from([(1, "lo".into()), (2, "eth0".into())]);
         assert!(check_interfaces(&["eth0".to_owned()].into(), &interfaces).is_ok());
         let error = check_interfaces(&["eth7".to_owned()].into(), &interfaces).unwrap_err().to_string();
-        assert_eq!(error, "--interface eth7: there is no such interface in this network namespace\nuse one of: lo, eth0");
+        assert_eq!(error, "--interface eth7: there is no such interface in this network namespace; use one of: lo, eth0");
     }
 
     #[test]

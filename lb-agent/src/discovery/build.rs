@@ -267,6 +267,7 @@ mod tests {
             name: "here".into(),
             addresses: [ip("127.0.0.1"), ip("192.0.2.1")].into(),
             uplinks: ["eth0".to_owned()].into(),
+            interfaces: Default::default(),
             routes: [
                 (ip("10.0.0.1"), Route { interface: "veth1".into(), source: Some(ip("192.0.2.1")), on_link: true }),
                 (ip("10.9.0.1"), Route { interface: "eth0".into(), source: Some(ip("192.0.2.1")), on_link: false }),

@@ -50,11 +50,10 @@ impl Known {
         }
     }
 
-    /// Every service index that something names.
+    /// Every service index that something names; a name alone holds nothing.
     pub(super) fn service_indexes(&self, tables: &Tables) -> BTreeSet<u32> {
-        let named = tables.names.keys().filter(|key| key.kind == NAME_SERVICE).map(|key| key.index);
         let served = self.backends.keys().map(|(service, _)| *service);
-        named.chain(served).chain(tables.frontends.values().map(|f| f.service)).collect()
+        served.chain(tables.frontends.values().map(|f| f.service)).collect()
     }
 
     /// The backends of a service, the removed ones too.

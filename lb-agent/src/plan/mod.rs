@@ -82,7 +82,7 @@ pub struct DesiredBackend {
 #[non_exhaustive]
 pub enum PlanError {
     /// A map is too small.
-    #[error("the {what} map has room for {capacity}, which is not enough: nothing was changed\nstart weir with a larger {flag}")]
+    #[error("the {what} map has room for {capacity}, which is not enough: nothing was changed; start weir with a larger {flag}")]
     Full {
         /// What there is too much of.
         what: &'static str,
