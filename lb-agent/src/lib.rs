@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod balance;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod discovery;

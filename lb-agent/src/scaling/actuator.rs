@@ -128,18 +128,12 @@ impl Actuator {
         if self.running.is_some() || self.retry_at.is_some_and(|at| clock.now < at) {
             return;
         }
-        let Run {
-            current, desired, ..
-        } = run;
+        let Run { current, desired, .. } = run;
         tracing::info!(policy = %run.policy, current, desired, "running the scale command");
         let shared = Arc::new(run.clone());
         let task = tokio::spawn(async move { command::run(&shared).await });
         self.status.running = true;
-        self.running = Some(Running {
-            run,
-            started: clock,
-            task,
-        });
+        self.running = Some(Running { run, started: clock, task });
     }
 
     /// How it does.
@@ -150,9 +144,7 @@ impl Actuator {
 
 /// The wait after so many earlier failures: 1 s, doubled each time.
 fn back_off(failures: u32) -> Duration {
-    MAX_BACK_OFF.min(Duration::from_secs(
-        1_u64.checked_shl(failures).unwrap_or(u64::MAX),
-    ))
+    MAX_BACK_OFF.min(Duration::from_secs(1_u64.checked_shl(failures).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -161,33 +153,17 @@ mod tests {
 
     fn at(seconds: u64) -> Clock {
         let now = Duration::from_secs(seconds);
-        Clock {
-            now,
-            wall: SystemTime::UNIX_EPOCH + now,
-        }
+        Clock { now, wall: SystemTime::UNIX_EPOCH + now }
     }
 
     fn run(script: &str, desired: u32) -> Run {
-        let policy = PolicyId {
-            namespace: "shop".to_owned(),
-            name: "web".to_owned(),
-        };
+        let policy = PolicyId { namespace: "shop".to_owned(), name: "web".to_owned() };
         let argv = ["/bin/sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-        Run {
-            argv,
-            policy,
-            current: 2,
-            desired,
-            limit: Duration::from_secs(20),
-        }
+        Run { argv, policy, current: 2, desired, limit: Duration::from_secs(20) }
     }
 
     async fn ended(actuator: &Actuator) {
-        while actuator
-            .running
-            .as_ref()
-            .is_some_and(|running| !running.task.is_finished())
-        {
+        while actuator.running.as_ref().is_some_and(|running| !running.task.is_finished()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -203,10 +179,7 @@ mod tests {
         let status = actuator.status();
         let last = status.last_run.clone().unwrap();
         assert_eq!((last.current, last.desired, last.success), (2, 4, true));
-        assert_eq!(
-            (last.started.as_str(), last.seconds),
-            ("1970-01-01T00:00:10Z", 1.0)
-        );
+        assert_eq!((last.started.as_str(), last.seconds), ("1970-01-01T00:00:10Z", 1.0));
         assert!(!status.running && status.last_error.is_none());
     }
 
@@ -219,29 +192,16 @@ mod tests {
             ended(&actuator).await;
             assert_eq!(actuator.finished(at(now)), None);
             assert_eq!(actuator.status().failures, failures);
-            assert_eq!(
-                actuator.status().next_retry.as_deref(),
-                Some(timestamp(at(now + wait).wall).as_str())
-            );
+            assert_eq!(actuator.status().next_retry.as_deref(), Some(timestamp(at(now + wait).wall).as_str()));
             actuator.drive(Some(run("exit 1", 5)), at(now + wait - 1));
             assert!(!actuator.status().running, "after {failures} failures");
             now += wait;
         }
-        assert!(
-            actuator
-                .status()
-                .last_error
-                .as_deref()
-                .unwrap()
-                .contains("exit status: 1")
-        );
+        assert!(actuator.status().last_error.as_deref().unwrap().contains("exit status: 1"));
         actuator.drive(Some(run("exit 0", 7)), at(now));
         ended(&actuator).await;
         assert_eq!(actuator.finished(at(now)), Some(7));
-        assert_eq!(
-            (actuator.status().failures, &actuator.status().next_retry),
-            (0, &None)
-        );
+        assert_eq!((actuator.status().failures, &actuator.status().next_retry), (0, &None));
     }
 
     #[tokio::test]
@@ -265,17 +225,11 @@ mod tests {
         actuator.finished(at(1));
         actuator.drive(None, at(2));
         assert_eq!(actuator.status().next_retry, None);
-        assert!(
-            actuator.status().last_error.is_some(),
-            "the last failure stays in sight"
-        );
+        assert!(actuator.status().last_error.is_some(), "the last failure stays in sight");
     }
 
     #[test]
     fn the_wait_is_bounded() {
-        assert_eq!(
-            [0, 3, 6, 64, u32::MAX].map(|n| back_off(n).as_secs()),
-            [1, 8, 60, 60, 60]
-        );
+        assert_eq!([0, 3, 6, 64, u32::MAX].map(|n| back_off(n).as_secs()), [1, 8, 60, 60, 60]);
     }
 }

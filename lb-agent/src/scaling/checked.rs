@@ -7,8 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     policy::{
-        Behavior, ChangeKind, Mode, RuleSpec, ScalePolicy, ScalingPolicySpec, ScalingRules,
-        SelectPolicy, TargetSpec,
+        Behavior, ChangeKind, Mode, RuleSpec, ScalePolicy, ScalingPolicySpec, ScalingRules, SelectPolicy, TargetSpec,
     },
     signals::Signal,
 };
@@ -121,11 +120,7 @@ pub struct PolicyError {
 type Checked<T> = Result<T, PolicyError>;
 
 fn wrong<T>(path: impl fmt::Display, problem: impl fmt::Display, remedy: &str) -> Checked<T> {
-    Err(PolicyError {
-        path: path.to_string(),
-        problem: problem.to_string(),
-        remedy: remedy.to_owned(),
-    })
+    Err(PolicyError { path: path.to_string(), problem: problem.to_string(), remedy: remedy.to_owned() })
 }
 
 /// Checks a policy.
@@ -134,10 +129,7 @@ pub fn validate(policy: &ScalePolicy) -> Checked<Policy> {
     refuse_later_fields(policy)?;
     let (min, max) = bounds(spec.replicas.min, spec.replicas.max)?;
     let behavior = spec.behavior.clone().unwrap_or_default();
-    let Behavior {
-        scale_up,
-        scale_down,
-    } = behavior;
+    let Behavior { scale_up, scale_down } = behavior;
     let checked = Policy {
         id: identity(policy)?,
         service: filled("spec.serviceRef.name", &spec.service_ref.name)?,
@@ -146,24 +138,12 @@ pub fn validate(policy: &ScalePolicy) -> Checked<Policy> {
         max,
         rules: rules(&spec.rules)?,
         targets: targets(&spec.targets)?,
-        up: pace(
-            "spec.behavior.scaleUp",
-            scale_up.unwrap_or_default(),
-            default_up(),
-        )?,
-        down: pace(
-            "spec.behavior.scaleDown",
-            scale_down.unwrap_or_default(),
-            default_down(),
-        )?,
+        up: pace("spec.behavior.scaleUp", scale_up.unwrap_or_default(), default_up())?,
+        down: pace("spec.behavior.scaleDown", scale_down.unwrap_or_default(), default_down())?,
         command: command(spec.command.as_deref())?,
     };
     if checked.rules.is_empty() && checked.targets.is_empty() {
-        return wrong(
-            "spec",
-            "neither rules nor targets are given",
-            "give at least one of them",
-        );
+        return wrong("spec", "neither rules nor targets are given", "give at least one of them");
     }
     Ok(checked)
 }
@@ -171,10 +151,7 @@ pub fn validate(policy: &ScalePolicy) -> Checked<Policy> {
 fn identity(policy: &ScalePolicy) -> Checked<PolicyId> {
     Ok(PolicyId {
         namespace: policy.namespace().unwrap_or_else(|| "default".to_owned()),
-        name: filled(
-            "metadata.name",
-            policy.metadata.name.as_deref().unwrap_or(""),
-        )?,
+        name: filled("metadata.name", policy.metadata.name.as_deref().unwrap_or(""))?,
     })
 }
 
@@ -190,19 +167,11 @@ fn refuse_later_fields(policy: &ScalePolicy) -> Checked<()> {
         None | Some("Command") => {}
         Some(name @ ("Scale" | "Keda" | "Metric")) => {
             let problem = format!("actuator {name} is not supported by this version");
-            return wrong(
-                "spec.actuator",
-                problem,
-                "use Command, or leave the field out",
-            );
+            return wrong("spec.actuator", problem, "use Command, or leave the field out");
         }
         Some(other) => {
             let problem = format!("{other:?} is not an actuator");
-            return wrong(
-                "spec.actuator",
-                problem,
-                "use Command, or leave the field out",
-            );
+            return wrong("spec.actuator", problem, "use Command, or leave the field out");
         }
     }
     Ok(())
@@ -220,16 +189,10 @@ fn command(argv: Option<&[String]>) -> Checked<Option<Vec<String>>> {
     match argv {
         None => Ok(None),
         Some([]) => wrong("spec.command", "it is empty", remedy),
-        Some([program, ..]) if program.trim().is_empty() => {
-            wrong("spec.command[0]", "it is empty", remedy)
-        }
+        Some([program, ..]) if program.trim().is_empty() => wrong("spec.command[0]", "it is empty", remedy),
         Some(argv) => {
             if let Some(index) = argv.iter().position(|word| word.contains('\0')) {
-                return wrong(
-                    format!("spec.command[{index}]"),
-                    "it contains a zero byte",
-                    remedy,
-                );
+                return wrong(format!("spec.command[{index}]"), "it contains a zero byte", remedy);
             }
             Ok(Some(argv.to_vec()))
         }
@@ -242,21 +205,13 @@ fn bounds(min: i32, max: i32) -> Checked<(u32, u32)> {
         return wrong("spec.replicas.min", problem, "use 1 or more");
     }
     let Some(low) = u32::try_from(min).ok() else {
-        return wrong(
-            "spec.replicas.min",
-            format!("{min} is negative"),
-            "use 1 or more",
-        );
+        return wrong("spec.replicas.min", format!("{min} is negative"), "use 1 or more");
     };
     match u32::try_from(max) {
         Ok(high) if high >= low => Ok((low, high)),
         _ => {
             let problem = format!("{max} is less than spec.replicas.min, {min}");
-            wrong(
-                "spec.replicas.max",
-                problem,
-                "use a number that is not less than min",
-            )
+            wrong("spec.replicas.max", problem, "use a number that is not less than min")
         }
     }
 }
@@ -283,11 +238,7 @@ fn signal(path: &str, name: &str) -> Checked<Signal> {
         format!("{name:?} is not a signal")
     };
     let names = Signal::ALL.map(Signal::name).join(", ");
-    wrong(
-        format!("{path}.signal"),
-        problem,
-        &format!("use one of {names}"),
-    )
+    wrong(format!("{path}.signal"), problem, &format!("use one of {names}"))
 }
 
 fn rules(specs: &[RuleSpec]) -> Checked<Vec<Rule>> {
@@ -298,11 +249,7 @@ fn rules(specs: &[RuleSpec]) -> Checked<Vec<Rule>> {
         let checked = rule(&path, spec)?;
         if !names.insert(spec.name.as_str()) {
             let problem = format!("two rules are named {:?}", spec.name);
-            return wrong(
-                format!("{path}.name"),
-                problem,
-                "give each rule a name of its own",
-            );
+            return wrong(format!("{path}.name"), problem, "give each rule a name of its own");
         }
         contradiction(&path, &rules, &checked)?;
         rules.push(checked);
@@ -328,25 +275,16 @@ fn trigger(path: &str, spec: &RuleSpec) -> Checked<Trigger> {
         }
         (None, Some(below), None, Some(remove)) => {
             let below = threshold(&format!("{path}.below"), below)?;
-            Ok(Trigger::Below(
-                below,
-                change(&format!("{path}.remove"), remove)?,
-            ))
+            Ok(Trigger::Below(below, change(&format!("{path}.remove"), remove)?))
         }
         (None, None, ..) => wrong(path, "neither above nor below is given", pairs),
         (Some(_), Some(_), ..) => wrong(path, "above and below are both given", pairs),
         (.., None, None) => wrong(path, "neither add nor remove is given", pairs),
         (.., Some(_), Some(_)) => wrong(path, "add and remove are both given", pairs),
-        (Some(_), None, None, Some(_)) => wrong(
-            format!("{path}.remove"),
-            "remove goes with below, not with above",
-            pairs,
-        ),
-        (None, Some(_), Some(_), None) => wrong(
-            format!("{path}.add"),
-            "add goes with above, not with below",
-            pairs,
-        ),
+        (Some(_), None, None, Some(_)) => {
+            wrong(format!("{path}.remove"), "remove goes with below, not with above", pairs)
+        }
+        (None, Some(_), Some(_), None) => wrong(format!("{path}.add"), "add goes with above, not with below", pairs),
     }
 }
 
@@ -354,21 +292,13 @@ fn threshold(path: &str, value: f64) -> Checked<f64> {
     if value.is_finite() && value >= 0.0 {
         return Ok(value);
     }
-    wrong(
-        path,
-        format!("{value} is not a load"),
-        "use a number that is not negative",
-    )
+    wrong(path, format!("{value} is not a load"), "use a number that is not negative")
 }
 
 fn change(path: &str, value: i32) -> Checked<u32> {
     match u32::try_from(value) {
         Ok(value) if value > 0 => Ok(value),
-        _ => wrong(
-            path,
-            format!("{value} is not a number of replicas"),
-            "use 1 or more",
-        ),
+        _ => wrong(path, format!("{value} is not a number of replicas"), "use 1 or more"),
     }
 }
 
@@ -379,11 +309,7 @@ fn hold(path: &str, text: Option<&str>) -> Checked<Duration> {
     let path = format!("{path}.for");
     match humantime::parse_duration(text) {
         Ok(hold) if hold <= Duration::from_secs(86_400) => Ok(hold),
-        Ok(_) => wrong(
-            path,
-            format!("{text:?} is more than a day"),
-            "use a day or less",
-        ),
+        Ok(_) => wrong(path, format!("{text:?} is more than a day"), "use a day or less"),
         Err(error) => {
             let problem = format!("{text:?} is not a duration ({error})");
             wrong(path, problem, "write it like 30s or 5m")
@@ -400,15 +326,8 @@ fn contradiction(path: &str, earlier: &[Rule], rule: &Rule) -> Checked<()> {
             _ => continue,
         };
         if below > above {
-            let problem = format!(
-                "rules {:?} and {:?} both hold between {above} and {below}",
-                other.name, rule.name
-            );
-            return wrong(
-                path,
-                problem,
-                "let the threshold of above be the higher one",
-            );
+            let problem = format!("rules {:?} and {:?} both hold between {above} and {below}", other.name, rule.name);
+            return wrong(path, problem, "let the threshold of above be the higher one");
         }
     }
     Ok(())
@@ -426,16 +345,9 @@ fn targets(specs: &[TargetSpec]) -> Checked<Vec<Target>> {
         }
         if !(spec.per_replica.is_finite() && spec.per_replica > 0.0) {
             let problem = format!("{} is not a load", spec.per_replica);
-            return wrong(
-                format!("{path}.perReplica"),
-                problem,
-                "use a number greater than 0",
-            );
+            return wrong(format!("{path}.perReplica"), problem, "use a number greater than 0");
         }
-        targets.push(Target {
-            signal,
-            per_replica: spec.per_replica,
-        });
+        targets.push(Target { signal, per_replica: spec.per_replica });
     }
     Ok(targets)
 }
@@ -447,16 +359,8 @@ fn default_up() -> Pace {
         window: Duration::ZERO,
         select: SelectPolicy::Max,
         limits: vec![
-            Limit {
-                kind: ChangeKind::Pods,
-                value: 4,
-                period,
-            },
-            Limit {
-                kind: ChangeKind::Percent,
-                value: 100,
-                period,
-            },
+            Limit { kind: ChangeKind::Pods, value: 4, period },
+            Limit { kind: ChangeKind::Percent, value: 100, period },
         ],
     }
 }
@@ -466,32 +370,19 @@ fn default_down() -> Pace {
     Pace {
         window: Duration::from_secs(300),
         select: SelectPolicy::Max,
-        limits: vec![Limit {
-            kind: ChangeKind::Percent,
-            value: 100,
-            period: Duration::from_secs(15),
-        }],
+        limits: vec![Limit { kind: ChangeKind::Percent, value: 100, period: Duration::from_secs(15) }],
     }
 }
 
 fn pace(path: &str, spec: ScalingRules, default: Pace) -> Checked<Pace> {
     let window = match spec.stabilization_window_seconds {
         None => default.window,
-        Some(seconds) => seconds_within(
-            &format!("{path}.stabilizationWindowSeconds"),
-            seconds,
-            0,
-            3600,
-        )?,
+        Some(seconds) => seconds_within(&format!("{path}.stabilizationWindowSeconds"), seconds, 0, 3600)?,
     };
     let limits = match spec.policies {
         None => default.limits,
         Some(policies) if policies.is_empty() => {
-            return wrong(
-                format!("{path}.policies"),
-                "it is empty",
-                "leave the field out",
-            );
+            return wrong(format!("{path}.policies"), "it is empty", "leave the field out");
         }
         Some(policies) => policies
             .iter()
@@ -499,23 +390,14 @@ fn pace(path: &str, spec: ScalingRules, default: Pace) -> Checked<Pace> {
             .map(|(index, policy)| limit(&format!("{path}.policies[{index}]"), policy))
             .collect::<Checked<_>>()?,
     };
-    Ok(Pace {
-        window,
-        select: spec.select_policy.unwrap_or_default(),
-        limits,
-    })
+    Ok(Pace { window, select: spec.select_policy.unwrap_or_default(), limits })
 }
 
 fn limit(path: &str, spec: &ScalingPolicySpec) -> Checked<Limit> {
     Ok(Limit {
         kind: spec.kind,
         value: change(&format!("{path}.value"), spec.value)?,
-        period: seconds_within(
-            &format!("{path}.periodSeconds"),
-            spec.period_seconds,
-            1,
-            1800,
-        )?,
+        period: seconds_within(&format!("{path}.periodSeconds"), spec.period_seconds, 1, 1800)?,
     })
 }
 
@@ -582,25 +464,10 @@ mod tests {
         assert_eq!(policy.rules[0].hold, Duration::from_secs(30));
         assert_eq!(policy.rules[1].trigger, Trigger::Below(30.5, 1));
         assert_eq!(policy.rules[1].hold, Duration::from_secs(300));
-        assert_eq!(
-            policy.targets,
-            [Target {
-                signal: Signal::BytesPerSecond,
-                per_replica: 1e6
-            }]
-        );
+        assert_eq!(policy.targets, [Target { signal: Signal::BytesPerSecond, per_replica: 1e6 }]);
         assert_eq!(policy.up, default_up());
-        assert_eq!(
-            policy.down,
-            Pace {
-                window: Duration::from_secs(60),
-                ..default_down()
-            }
-        );
-        assert_eq!(
-            policy.command.as_deref(),
-            Some(["/bin/scale".to_owned(), "--fast".to_owned()].as_slice())
-        );
+        assert_eq!(policy.down, Pace { window: Duration::from_secs(60), ..default_down() });
+        assert_eq!(policy.command.as_deref(), Some(["/bin/scale".to_owned(), "--fast".to_owned()].as_slice()));
     }
 
     #[test]
@@ -664,14 +531,8 @@ mod tests {
             let resource = resource(with(pointer, value.clone())).unwrap();
             let error = validate(&resource).expect_err(&format!("{pointer} = {value}"));
             assert_eq!(error.path, path, "{pointer} = {value}: {error}");
-            assert!(
-                error.problem.contains(problem),
-                "{pointer} = {value}: {error}"
-            );
-            assert!(
-                error.remedy.contains(remedy),
-                "{pointer} = {value}: {error}"
-            );
+            assert!(error.problem.contains(problem), "{pointer} = {value}: {error}");
+            assert!(error.remedy.contains(remedy), "{pointer} = {value}: {error}");
         }
     }
 
@@ -680,10 +541,7 @@ mod tests {
         let mut spec = with("/rules", json!([]));
         spec["targets"] = json!([]);
         let error = validate(&resource(spec).unwrap()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "spec: neither rules nor targets are given; give at least one of them"
-        );
+        assert_eq!(error.to_string(), "spec: neither rules nor targets are given; give at least one of them");
     }
 
     #[test]
@@ -697,10 +555,7 @@ mod tests {
             ("/serviceRef/port", "port"),
         ] {
             let error = resource(with(pointer, json!(1))).unwrap_err().to_string();
-            assert!(
-                error.contains(&format!("unknown field `{field}`")),
-                "{pointer}: {error}"
-            );
+            assert!(error.contains(&format!("unknown field `{field}`")), "{pointer}: {error}");
         }
     }
 
@@ -713,17 +568,8 @@ mod tests {
         assert_eq!(definition["spec"]["scope"], "Namespaced");
         assert_eq!(version["subresources"], json!({"status": {}}));
         let spec = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
-        assert_eq!(
-            spec["forecast"]["x-kubernetes-preserve-unknown-fields"],
-            json!(true)
-        );
-        assert_eq!(
-            spec["rules"]["items"]["properties"]["for"]["type"],
-            "string"
-        );
-        assert!(
-            !definition.to_string().contains("additionalProperties"),
-            "{definition}"
-        );
+        assert_eq!(spec["forecast"]["x-kubernetes-preserve-unknown-fields"], json!(true));
+        assert_eq!(spec["rules"]["items"]["properties"]["for"]["type"], "string");
+        assert!(!definition.to_string().contains("additionalProperties"), "{definition}");
     }
 }

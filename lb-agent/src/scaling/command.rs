@@ -46,9 +46,7 @@ pub struct Run {
 #[non_exhaustive]
 pub enum CommandError {
     /// There is none.
-    #[error(
-        "no scale command: give the policy spec.command, or start the agent with --scale-command"
-    )]
+    #[error("no scale command: give the policy spec.command, or start the agent with --scale-command")]
     None,
     /// It could not be started.
     #[error("{program} cannot be started: {source}; check that the file exists and is executable")]
@@ -87,11 +85,7 @@ pub enum CommandError {
 }
 
 fn last_words(said: &str) -> String {
-    if said.is_empty() {
-        String::new()
-    } else {
-        format!(": {said}")
-    }
+    if said.is_empty() { String::new() } else { format!(": {said}") }
 }
 
 /// Splits `--scale-command` into a program and its arguments as a shell would, or says that its quotes do not match.
@@ -104,34 +98,22 @@ pub async fn run(run: &Run) -> Result<(), CommandError> {
     let [program, arguments @ ..] = run.argv.as_slice() else {
         return Err(CommandError::None);
     };
-    let mut child = start(program, arguments, run).map_err(|source| CommandError::Start {
-        program: program.clone(),
-        source,
-    })?;
+    let mut child =
+        start(program, arguments, run).map_err(|source| CommandError::Start { program: program.clone(), source })?;
     let group = child.id();
     let output = listen(&mut child, &run.policy);
     match tokio::time::timeout(run.limit, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => {
             let said = output.last_error_line().await;
-            Err(CommandError::Failed {
-                program: program.clone(),
-                status,
-                said,
-            })
+            Err(CommandError::Failed { program: program.clone(), status, said })
         }
-        Ok(Err(source)) => Err(CommandError::Wait {
-            program: program.clone(),
-            source,
-        }),
+        Ok(Err(source)) => Err(CommandError::Wait { program: program.clone(), source }),
         Err(_) => {
             kill_group(group);
             // It was killed, so this ends; without it, it would stay a zombie.
             let _ = child.wait().await;
-            Err(CommandError::TimedOut {
-                program: program.clone(),
-                limit: run.limit,
-            })
+            Err(CommandError::TimedOut { program: program.clone(), limit: run.limit })
         }
     }
 }
@@ -139,11 +121,7 @@ pub async fn run(run: &Run) -> Result<(), CommandError> {
 fn start(program: &str, arguments: &[String], run: &Run) -> io::Result<Child> {
     Command::new(program)
         .args(arguments)
-        .args([
-            &run.policy.name,
-            &run.current.to_string(),
-            &run.desired.to_string(),
-        ])
+        .args([&run.policy.name, &run.current.to_string(), &run.desired.to_string()])
         .env("WEIR_POLICY", &run.policy.name)
         .env("WEIR_NAMESPACE", &run.policy.namespace)
         .env("WEIR_CURRENT_REPLICAS", run.current.to_string())
@@ -173,21 +151,12 @@ struct Output {
 fn listen(child: &mut Child, policy: &PolicyId) -> Output {
     let last = Arc::new(Mutex::new(String::new()));
     if let Some(stdout) = child.stdout.take() {
-        tokio::spawn(log_lines(
-            stdout,
-            "stdout",
-            policy.to_string(),
-            Arc::default(),
-        ));
+        tokio::spawn(log_lines(stdout, "stdout", policy.to_string(), Arc::default()));
     }
-    let errors = child.stderr.take().map(|stderr| {
-        tokio::spawn(log_lines(
-            stderr,
-            "stderr",
-            policy.to_string(),
-            Arc::clone(&last),
-        ))
-    });
+    let errors = child
+        .stderr
+        .take()
+        .map(|stderr| tokio::spawn(log_lines(stderr, "stderr", policy.to_string(), Arc::clone(&last))));
     Output { last, errors }
 }
 
@@ -197,28 +166,16 @@ impl Output {
             // Something in the background may hold the pipe open: then what came so far must do.
             let _ = tokio::time::timeout(LAST_WORDS, errors).await;
         }
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-async fn log_lines(
-    pipe: impl AsyncRead + Unpin,
-    stream: &'static str,
-    policy: String,
-    last: Arc<Mutex<String>>,
-) {
+async fn log_lines(pipe: impl AsyncRead + Unpin, stream: &'static str, policy: String, last: Arc<Mutex<String>>) {
     let mut reader = BufReader::new(pipe);
     let mut bytes = Vec::new();
     for count in 0_usize.. {
         bytes.clear();
-        match (&mut reader)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut bytes)
-            .await
-        {
+        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut bytes).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -227,11 +184,7 @@ async fn log_lines(
         if count < MAX_LINES {
             tracing::info!(policy, stream, "scale command: {line}");
         } else if count == MAX_LINES {
-            tracing::warn!(
-                policy,
-                stream,
-                "scale command: further output is not logged"
-            );
+            tracing::warn!(policy, stream, "scale command: further output is not logged");
         }
         if !line.is_empty() {
             line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
@@ -247,23 +200,13 @@ mod tests {
 
     fn shell(script: &str) -> Run {
         let argv = ["/bin/sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-        let policy = PolicyId {
-            namespace: "shop".to_owned(),
-            name: "web".to_owned(),
-        };
-        Run {
-            argv,
-            policy,
-            current: 2,
-            desired: 4,
-            limit: Duration::from_secs(20),
-        }
+        let policy = PolicyId { namespace: "shop".to_owned(), name: "web".to_owned() };
+        Run { argv, policy, current: 2, desired: 4, limit: Duration::from_secs(20) }
     }
 
     fn is_running(pid: &str) -> bool {
         // A killed process that its new parent has not waited for is a zombie, and no longer runs.
-        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
-            .is_ok_and(|stat| !stat.contains(") Z "))
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     #[tokio::test]
@@ -275,45 +218,22 @@ mod tests {
             file.display()
         );
         run(&shell(&script)).await.unwrap();
-        assert_eq!(
-            std::fs::read_to_string(file).unwrap(),
-            "web 2 4 web shop 2 4\n"
-        );
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "web 2 4 web shop 2 4\n");
     }
 
     #[tokio::test]
     async fn a_failure_says_how_it_ended_and_what_it_said_last() {
-        let error = run(&shell("echo first >&2; echo no room left >&2; exit 3"))
-            .await
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/bin/sh ended with exit status: 3: no room left"
-        );
+        let error = run(&shell("echo first >&2; echo no room left >&2; exit 3")).await.unwrap_err();
+        assert_eq!(error.to_string(), "/bin/sh ended with exit status: 3: no room left");
     }
 
     #[tokio::test]
     async fn a_program_that_is_not_there_says_so() {
-        let missing = Run {
-            argv: vec!["/nowhere/scale".to_owned()],
-            ..shell("")
-        };
+        let missing = Run { argv: vec!["/nowhere/scale".to_owned()], ..shell("") };
         let error = run(&missing).await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("/nowhere/scale cannot be started: No such file"),
-            "{error}"
-        );
-        let none = Run {
-            argv: vec![],
-            ..shell("")
-        };
-        assert!(
-            run(&none)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("--scale-command")
-        );
+        assert!(error.starts_with("/nowhere/scale cannot be started: No such file"), "{error}");
+        let none = Run { argv: vec![], ..shell("") };
+        assert!(run(&none).await.unwrap_err().to_string().contains("--scale-command"));
     }
 
     #[tokio::test]
@@ -322,10 +242,7 @@ mod tests {
         let file = folder.path().join("child");
         let script = format!("sleep 600 & echo $! > {}; sleep 600", file.display());
         let started = Instant::now();
-        let slow = Run {
-            limit: Duration::from_millis(500),
-            ..shell(&script)
-        };
+        let slow = Run { limit: Duration::from_millis(500), ..shell(&script) };
         let error = run(&slow).await.unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
@@ -345,14 +262,8 @@ mod tests {
         let file = folder.path().join("server");
         let server = "sh -c 'sleep 1; echo still here; echo yes > \"$0\"'";
         let started = Instant::now();
-        run(&shell(&format!("{server} {} &", file.display())))
-            .await
-            .unwrap();
-        assert!(
-            started.elapsed() < Duration::from_millis(900),
-            "{:?}",
-            started.elapsed()
-        );
+        run(&shell(&format!("{server} {} &", file.display()))).await.unwrap();
+        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
         for _ in 0..200 {
             if file.exists() {
                 return;
@@ -373,10 +284,7 @@ mod tests {
     fn a_command_line_is_split_as_a_shell_does() {
         let words = |text| split(text).map(|argv| argv.join("|"));
         assert_eq!(words("/opt/my scale"), Some("/opt/my|scale".to_owned()));
-        assert_eq!(
-            words("'/opt/my scale' --fast"),
-            Some("/opt/my scale|--fast".to_owned())
-        );
+        assert_eq!(words("'/opt/my scale' --fast"), Some("/opt/my scale|--fast".to_owned()));
         assert_eq!(words("'/opt/my scale"), None);
         assert_eq!(words("  "), None);
     }

@@ -75,26 +75,15 @@ pub struct Rejected {
 
 /// Decides. Under `mode: Apply` the state takes it that the decision is being carried out.
 pub fn decide(policy: &Policy, state: &mut State, load: &Load, now: Duration) -> Decision {
-    let replicas = state
-        .replicas
-        .get_or_insert_with(|| Replicas::new(load.replicas, now));
+    let replicas = state.replicas.get_or_insert_with(|| Replicas::new(load.replicas, now));
     match policy.mode {
         Mode::Apply => replicas.observe(load.replicas, now),
         Mode::Recommend => replicas.take(load.replicas),
     }
     let base = replicas.desired();
-    let situation = Situation {
-        base,
-        changing: replicas.changing(),
-        load,
-        now,
-    };
+    let situation = Situation { base, changing: replicas.changing(), load, now };
     let voices = rules::voices(policy, &mut state.holding, situation);
-    let wanted = voices
-        .iter()
-        .filter_map(|voice| asks(voice, base))
-        .max()
-        .unwrap_or(base);
+    let wanted = voices.iter().filter_map(|voice| asks(voice, base)).max().unwrap_or(base);
     let (desired, limited_by) = state.history.pace(policy, base, wanted, now);
     let decision = Decision {
         current: replicas.current(),
@@ -123,32 +112,14 @@ fn asks(voice: &Voice, base: u32) -> Option<u32> {
 
 fn reason(voices: &[Voice], base: u32, wanted: u32, desired: u32, limited: &[Restraint]) -> String {
     let decisive = |voice: &&Voice| wanted == base || voice.stance == Stance::Ask(wanted);
-    let said = voices
-        .iter()
-        .filter(decisive)
-        .map(|voice| format!("{}: {}", voice.who, voice.why));
-    let held = limited
-        .iter()
-        .map(|limit| format!("{}: {}", limit.field, limit.why));
-    let verb = if desired == base {
-        format!("stays at {base}")
-    } else {
-        format!("{base} -> {desired}")
-    };
-    format!(
-        "{verb}: {}",
-        said.chain(held).collect::<Vec<_>>().join("; ")
-    )
+    let said = voices.iter().filter(decisive).map(|voice| format!("{}: {}", voice.who, voice.why));
+    let held = limited.iter().map(|limit| format!("{}: {}", limit.field, limit.why));
+    let verb = if desired == base { format!("stays at {base}") } else { format!("{base} -> {desired}") };
+    format!("{verb}: {}", said.chain(held).collect::<Vec<_>>().join("; "))
 }
 
 /// What was asked for and is not what was decided, with the voice or the limit that decided against it.
-fn rejected(
-    voices: &[Voice],
-    base: u32,
-    wanted: u32,
-    desired: u32,
-    limited: &[Restraint],
-) -> Vec<Rejected> {
+fn rejected(voices: &[Voice], base: u32, wanted: u32, desired: u32, limited: &[Restraint]) -> Vec<Rejected> {
     let mut rejected = Vec::new();
     for voice in voices {
         let Stance::Ask(asked) = voice.stance else {
@@ -158,22 +129,12 @@ fn rejected(
             continue;
         }
         let why = if asked == wanted {
-            limited
-                .iter()
-                .map(|limit| format!("{}: {}", limit.field, limit.why))
-                .collect()
+            limited.iter().map(|limit| format!("{}: {}", limit.field, limit.why)).collect()
         } else {
-            let winners = voices
-                .iter()
-                .filter(|other| asks(other, base) == Some(wanted));
-            winners
-                .map(|other| format!("{}: {}", other.who, other.why))
-                .collect::<Vec<_>>()
+            let winners = voices.iter().filter(|other| asks(other, base) == Some(wanted));
+            winners.map(|other| format!("{}: {}", other.who, other.why)).collect::<Vec<_>>()
         };
-        rejected.push(Rejected {
-            what: format!("{}: {base} -> {asked}", voice.who),
-            why: why.join("; "),
-        });
+        rejected.push(Rejected { what: format!("{}: {base} -> {asked}", voice.who), why: why.join("; ") });
     }
     rejected
 }
@@ -181,9 +142,7 @@ fn rejected(
 /// The signals that the policy reads.
 fn inputs(policy: &Policy, load: &Load, now: Duration) -> Vec<Input> {
     let of_rules = policy.rules.iter().map(|rule| rule.signal);
-    let mut signals: Vec<_> = of_rules
-        .chain(policy.targets.iter().map(|target| target.signal))
-        .collect();
+    let mut signals: Vec<_> = of_rules.chain(policy.targets.iter().map(|target| target.signal)).collect();
     signals.sort_unstable();
     signals.dedup();
     let input = |signal| {

@@ -30,18 +30,11 @@ const MEMORY: Duration = Duration::from_secs(3600);
 impl History {
     /// Notes that the number of replicas was changed.
     pub fn changed(&mut self, from: u32, to: u32, now: Duration) {
-        self.changes
-            .push_back((now, i64::from(to) - i64::from(from)));
+        self.changes.push_back((now, i64::from(to) - i64::from(from)));
     }
 
     /// How many replicas there may be now where `wanted` are wanted and `base` are there, and what held it back.
-    pub fn pace(
-        &mut self,
-        policy: &Policy,
-        base: u32,
-        wanted: u32,
-        now: Duration,
-    ) -> (u32, Vec<Restraint>) {
+    pub fn pace(&mut self, policy: &Policy, base: u32, wanted: u32, now: Duration) -> (u32, Vec<Restraint>) {
         self.recommend(base, wanted, now);
         if base < policy.min {
             return (policy.min, vec![minimum(policy)]);
@@ -60,27 +53,16 @@ impl History {
             self.recommendations.push_back((now, base));
         }
         self.recommendations.push_back((now, wanted));
-        while self
-            .recommendations
-            .front()
-            .is_some_and(|(at, _)| *at + MEMORY < now)
-        {
+        while self.recommendations.front().is_some_and(|(at, _)| *at + MEMORY < now) {
             self.recommendations.pop_front();
         }
-        while self
-            .changes
-            .front()
-            .is_some_and(|(at, _)| *at + MEMORY < now)
-        {
+        while self.changes.front().is_some_and(|(at, _)| *at + MEMORY < now) {
             self.changes.pop_front();
         }
     }
 
     fn within(&self, window: Duration, now: Duration) -> impl Iterator<Item = u32> {
-        self.recommendations
-            .iter()
-            .filter(move |(at, _)| *at + window > now)
-            .map(|(_, n)| *n)
+        self.recommendations.iter().filter(move |(at, _)| *at + window > now).map(|(_, n)| *n)
     }
 
     fn stabilise(
@@ -91,45 +73,24 @@ impl History {
         now: Duration,
         restraints: &mut Vec<Restraint>,
     ) -> u32 {
-        let lowest = self
-            .within(policy.up.window, now)
-            .min()
-            .unwrap_or(wanted)
-            .min(wanted);
-        let highest = self
-            .within(policy.down.window, now)
-            .max()
-            .unwrap_or(wanted)
-            .max(wanted);
+        let lowest = self.within(policy.up.window, now).min().unwrap_or(wanted).min(wanted);
+        let highest = self.within(policy.down.window, now).max().unwrap_or(wanted).max(wanted);
         let stable = base.max(lowest).min(highest);
         if stable < wanted {
             restraints.push(Restraint {
                 field: "behavior.scaleUp.stabilizationWindowSeconds",
-                why: format!(
-                    "the lowest recommendation of the last {} s is {lowest}",
-                    policy.up.window.as_secs()
-                ),
+                why: format!("the lowest recommendation of the last {} s is {lowest}", policy.up.window.as_secs()),
             });
         } else if stable > wanted {
             restraints.push(Restraint {
                 field: "behavior.scaleDown.stabilizationWindowSeconds",
-                why: format!(
-                    "the highest recommendation of the last {} s is {highest}",
-                    policy.down.window.as_secs()
-                ),
+                why: format!("the highest recommendation of the last {} s is {highest}", policy.down.window.as_secs()),
             });
         }
         stable
     }
 
-    fn limit(
-        &self,
-        policy: &Policy,
-        base: u32,
-        wanted: u32,
-        now: Duration,
-        restraints: &mut Vec<Restraint>,
-    ) -> u32 {
+    fn limit(&self, policy: &Policy, base: u32, wanted: u32, now: Duration, restraints: &mut Vec<Restraint>) -> u32 {
         let (pace, field, allowed) = match wanted.cmp(&base) {
             Ordering::Equal => return wanted,
             Ordering::Greater => {
@@ -137,14 +98,8 @@ impl History {
                 (&policy.up, "behavior.scaleUp.policies", wanted.min(most))
             }
             Ordering::Less => {
-                let least = self
-                    .reach(&policy.down, base, now, down, i64::min)
-                    .min(base);
-                (
-                    &policy.down,
-                    "behavior.scaleDown.policies",
-                    wanted.max(least),
-                )
+                let least = self.reach(&policy.down, base, now, down, i64::min).min(base);
+                (&policy.down, "behavior.scaleDown.policies", wanted.max(least))
             }
         };
         if allowed != wanted {
@@ -167,10 +122,7 @@ impl History {
         farther: fn(i64, i64) -> i64,
     ) -> u32 {
         let reaches = pace.limits.iter().map(|limit| {
-            let recent = self
-                .changes
-                .iter()
-                .filter(|(at, _)| *at + limit.period > now);
+            let recent = self.changes.iter().filter(|(at, _)| *at + limit.period > now);
             let start = i64::from(base) - recent.map(|(_, change)| change).sum::<i64>();
             step(start, *limit)
         });
@@ -179,9 +131,7 @@ impl History {
             SelectPolicy::Min => reaches.reduce(|a, b| if farther(a, b) == a { b } else { a }),
             SelectPolicy::Disabled => None,
         };
-        reach.map_or(base, |reach| {
-            u32::try_from(reach.max(0)).unwrap_or(u32::MAX)
-        })
+        reach.map_or(base, |reach| u32::try_from(reach.max(0)).unwrap_or(u32::MAX))
     }
 }
 
@@ -202,17 +152,11 @@ fn down(start: i64, limit: Limit) -> i64 {
 }
 
 fn minimum(policy: &Policy) -> Restraint {
-    Restraint {
-        field: "replicas.min",
-        why: format!("at least {}", policy.min),
-    }
+    Restraint { field: "replicas.min", why: format!("at least {}", policy.min) }
 }
 
 fn maximum(policy: &Policy) -> Restraint {
-    Restraint {
-        field: "replicas.max",
-        why: format!("at most {}", policy.max),
-    }
+    Restraint { field: "replicas.max", why: format!("at most {}", policy.max) }
 }
 
 fn clamp(policy: &Policy, wanted: u32, restraints: &mut Vec<Restraint>) -> u32 {
@@ -254,11 +198,7 @@ mod tests {
             let now = Duration::from_secs(1000 + second);
             let (paced, restraints) = history.pace(&policy, base, *wanted, now);
             assert_eq!(paced, *expected, "{name} at {second} s: {restraints:?}");
-            assert_eq!(
-                restraints.is_empty(),
-                paced == *wanted,
-                "{name} at {second} s"
-            );
+            assert_eq!(restraints.is_empty(), paced == *wanted, "{name} at {second} s");
             if paced != base {
                 history.changed(base, paced, now);
                 base = paced;

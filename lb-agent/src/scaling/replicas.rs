@@ -20,12 +20,7 @@ pub struct Replicas {
 impl Replicas {
     /// The endpoints that are there at first are the replicas.
     pub const fn new(present: u32, now: Duration) -> Self {
-        Self {
-            current: present,
-            desired: present,
-            present,
-            steady_since: now,
-        }
+        Self { current: present, desired: present, present, steady_since: now }
     }
 
     /// Replicas as last set.
@@ -52,10 +47,7 @@ impl Replicas {
             if !is_between(before, present, self.desired) {
                 self.take(present);
             }
-        } else if present != self.current
-            && !self.changing()
-            && now.saturating_sub(self.steady_since) >= SETTLE
-        {
+        } else if present != self.current && !self.changing() && now.saturating_sub(self.steady_since) >= SETTLE {
             self.take(present);
         }
     }
@@ -101,32 +93,12 @@ mod tests {
             ("somebody adds one", &[Seen(3)], (3, 3)),
             ("somebody removes one", &[Seen(1)], (1, 1)),
             ("wanted, not set", &[Want(4)], (2, 4)),
-            (
-                "set, nothing seen yet",
-                &[Want(4), Set(4), Wait(59), Seen(2)],
-                (4, 4),
-            ),
+            ("set, nothing seen yet", &[Want(4), Set(4), Wait(59), Seen(2)], (4, 4)),
             ("set, on its way", &[Want(4), Set(4), Seen(3)], (4, 4)),
-            (
-                "seen before the command ends",
-                &[Want(4), Seen(3), Seen(4), Set(4)],
-                (4, 4),
-            ),
-            (
-                "set, then one dies",
-                &[Want(4), Set(4), Seen(4), Seen(3)],
-                (3, 3),
-            ),
-            (
-                "set, but it stops half way",
-                &[Want(4), Set(4), Seen(3), Wait(60), Seen(3)],
-                (3, 3),
-            ),
-            (
-                "not set: the command is tried again",
-                &[Want(4), Wait(600), Seen(2)],
-                (2, 4),
-            ),
+            ("seen before the command ends", &[Want(4), Seen(3), Seen(4), Set(4)], (4, 4)),
+            ("set, then one dies", &[Want(4), Set(4), Seen(4), Seen(3)], (3, 3)),
+            ("set, but it stops half way", &[Want(4), Set(4), Seen(3), Wait(60), Seen(3)], (3, 3)),
+            ("not set: the command is tried again", &[Want(4), Wait(600), Seen(2)], (2, 4)),
         ];
         for (name, steps, expected) in cases {
             let mut now = Duration::from_secs(1000);

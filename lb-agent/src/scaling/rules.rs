@@ -72,19 +72,11 @@ pub struct Situation<'a> {
 pub fn voices(policy: &Policy, holding: &mut Holding, situation: Situation<'_>) -> Vec<Voice> {
     let rules = policy.rules.iter().map(|rule| {
         let (stance, why) = ask_rule(rule, holding, situation);
-        Voice {
-            who: format!("rule {}", rule.name),
-            stance,
-            why,
-        }
+        Voice { who: format!("rule {}", rule.name), stance, why }
     });
     let targets = policy.targets.iter().map(|target| {
         let (stance, why) = ask_target(*target, situation);
-        Voice {
-            who: format!("target {}", target.signal),
-            stance,
-            why,
-        }
+        Voice { who: format!("target {}", target.signal), stance, why }
     });
     rules.chain(targets).collect()
 }
@@ -102,10 +94,7 @@ fn ask_rule(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (St
     let what = format!("{} {} {is_or_not}", rule.signal, short(value));
     if situation.changing {
         holding.since(rule, false, now);
-        return (
-            Stance::Keep,
-            format!("{what}, waits for the last change to be done"),
-        );
+        return (Stance::Keep, format!("{what}, waits for the last change to be done"));
     }
     let Some(since) = holding.since(rule, holds, now) else {
         let silent = matches!(rule.trigger, Trigger::Above(..));
@@ -122,16 +111,10 @@ fn ask_rule(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (St
 fn compare(trigger: Trigger, value: f64, base: u32) -> (bool, String, u32) {
     let (holds, word, threshold, wanted) = match trigger {
         Trigger::Above(above, add) => (value > above, "above", above, base.saturating_add(add)),
-        Trigger::Below(below, remove) => {
-            (value < below, "below", below, base.saturating_sub(remove))
-        }
+        Trigger::Below(below, remove) => (value < below, "below", below, base.saturating_sub(remove)),
     };
     let not = if holds { "" } else { "not " };
-    (
-        holds,
-        format!("is {not}{word} {}", short(threshold)),
-        wanted,
-    )
+    (holds, format!("is {not}{word} {}", short(threshold)), wanted)
 }
 
 /// As the HorizontalPodAutoscaler: replicas that are not ready count as carrying nothing on the way up, and are left out on the
@@ -142,12 +125,7 @@ fn ask_target(target: Target, situation: Situation<'_>) -> (Stance, String) {
         Ok(value) => value,
         Err(why) => return (Stance::Blind, why),
     };
-    let what = format!(
-        "{} {} of {}",
-        target.signal,
-        short(value),
-        short(target.per_replica)
-    );
+    let what = format!("{} {} of {}", target.signal, short(value), short(target.per_replica));
     let ratio = value / target.per_replica;
     let need = f64::from(load.ready) * ratio;
     if near(ratio) {
@@ -156,21 +134,12 @@ fn ask_target(target: Target, situation: Situation<'_>) -> (Stance, String) {
     let ready = load.ready;
     let wanted = (need - 1e-9).ceil().max(0.0) as u32;
     if ratio > 1.0 && (wanted <= base || near(need / f64::from(base))) {
-        return (
-            Stance::Keep,
-            format!("{what} on {ready} ready: {base} are enough once all are"),
-        );
+        return (Stance::Keep, format!("{what} on {ready} ready: {base} are enough once all are"));
     }
     if wanted.min(base) == base && ratio < 1.0 {
-        return (
-            Stance::Keep,
-            format!("{what} on {ready} ready needs {base}"),
-        );
+        return (Stance::Keep, format!("{what} on {ready} ready needs {base}"));
     }
-    (
-        Stance::Ask(wanted),
-        format!("{what} on {ready} ready needs {wanted}"),
-    )
+    (Stance::Ask(wanted), format!("{what} on {ready} ready needs {wanted}"))
 }
 
 fn near(ratio: f64) -> bool {
@@ -180,19 +149,12 @@ fn near(ratio: f64) -> bool {
 /// The value of a signal, or why it cannot be used.
 fn fresh(signal: Signal, situation: Situation<'_>) -> Result<f64, String> {
     let Some(reading) = situation.load.readings.get(&signal) else {
-        let why = if situation.load.ready == 0 {
-            "no backend is ready"
-        } else {
-            "no rate yet"
-        };
+        let why = if situation.load.ready == 0 { "no backend is ready" } else { "no rate yet" };
         return Err(format!("{signal} is missing ({why})"));
     };
     let age = situation.now.saturating_sub(reading.at);
     if age > STALE {
-        return Err(format!(
-            "{signal} is {} s old, too old to decide from",
-            age.as_secs()
-        ));
+        return Err(format!("{signal} is {} s old, too old to decide from", age.as_secs()));
     }
     Ok(reading.value)
 }

@@ -45,12 +45,7 @@ impl Scaler {
     /// A scaler that runs `fallback`, the agent's own `--scale-command`, for policies without a command of their own, and gives
     /// every run so much time.
     pub fn new(fallback: Option<Vec<String>>, limit: Duration) -> Self {
-        Self {
-            fallback,
-            limit,
-            meters: HashMap::new(),
-            entries: BTreeMap::new(),
-        }
+        Self { fallback, limit, meters: HashMap::new(), entries: BTreeMap::new() }
     }
 
     /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands. A Service without
@@ -59,10 +54,7 @@ impl Scaler {
         self.adopt(policies);
         self.measure(samples);
         for entry in self.entries.values_mut() {
-            let service = (
-                entry.policy.id.namespace.clone(),
-                entry.policy.service.clone(),
-            );
+            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
             let load = self.meters.get(&service).and_then(Meter::last);
             entry.tick(clock, load, self.fallback.as_deref(), self.limit);
         }
@@ -70,10 +62,7 @@ impl Scaler {
 
     /// What there is to show, by namespace and name.
     pub fn status(&self) -> Vec<PolicyStatus> {
-        self.entries
-            .values()
-            .map(|entry| entry.status.clone())
-            .collect()
+        self.entries.values().map(|entry| entry.status.clone()).collect()
     }
 
     fn adopt(&mut self, policies: &[Policy]) {
@@ -90,10 +79,7 @@ impl Scaler {
     fn measure(&mut self, samples: &[ServiceSample]) {
         let mut before = std::mem::take(&mut self.meters);
         for entry in self.entries.values() {
-            let service = (
-                entry.policy.id.namespace.clone(),
-                entry.policy.service.clone(),
-            );
+            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
             if let Some(meter) = before.remove(&service) {
                 self.meters.insert(service, meter);
             } else {
@@ -113,13 +99,7 @@ impl Entry {
     fn new(policy: Policy) -> Self {
         let status = PolicyStatus::new(&policy);
         let (state, actuator) = (State::default(), Actuator::default());
-        Self {
-            policy,
-            state,
-            actuator,
-            logged: None,
-            status,
-        }
+        Self { policy, state, actuator, logged: None, status }
     }
 
     fn adopt(mut self, policy: &Policy) -> Self {
@@ -131,56 +111,36 @@ impl Entry {
         }
         self.policy = policy.clone();
         self.state.policy_changed();
-        self.status = PolicyStatus {
-            last_change: self.status.last_change.take(),
-            ..PolicyStatus::new(policy)
-        };
+        self.status = PolicyStatus { last_change: self.status.last_change.take(), ..PolicyStatus::new(policy) };
         self
     }
 
-    fn tick(
-        &mut self,
-        clock: Clock,
-        load: Option<&Load>,
-        fallback: Option<&[String]>,
-        limit: Duration,
-    ) {
+    fn tick(&mut self, clock: Clock, load: Option<&Load>, fallback: Option<&[String]>, limit: Duration) {
         if let Some(replicas) = self.actuator.finished(clock) {
             self.state.set(replicas, clock.now);
         }
         let Some(load) = load else {
             let Policy { id, service, .. } = &self.policy;
-            self.status.problem = Some(format!(
-                "spec.serviceRef.name: there is no Service {}/{service}",
-                id.namespace
-            ));
+            self.status.problem = Some(format!("spec.serviceRef.name: there is no Service {}/{service}", id.namespace));
             return;
         };
         let decision = decide(&self.policy, &mut self.state, load, clock.now);
         self.note(&decision, load, clock);
         let argv = self.policy.command.as_deref().or(fallback);
-        self.status.problem = (self.policy.mode == Mode::Apply && argv.is_none())
-            .then(|| CommandError::None.to_string());
+        self.status.problem =
+            (self.policy.mode == Mode::Apply && argv.is_none()).then(|| CommandError::None.to_string());
         let wanted = self.wanted(&decision, argv, limit);
         self.actuator.drive(wanted, clock);
         self.status.actuator = self.actuator.status().clone();
     }
 
     fn wanted(&self, decision: &Decision, argv: Option<&[String]>, limit: Duration) -> Option<Run> {
-        let Decision {
-            current, desired, ..
-        } = *decision;
+        let Decision { current, desired, .. } = *decision;
         if self.policy.mode == Mode::Recommend || current == desired {
             return None;
         }
         let (argv, policy) = (argv?.to_vec(), self.policy.id.clone());
-        Some(Run {
-            argv,
-            policy,
-            current,
-            desired,
-            limit,
-        })
+        Some(Run { argv, policy, current, desired, limit })
     }
 
     fn note(&mut self, decision: &Decision, load: &Load, clock: Clock) {
@@ -210,18 +170,11 @@ impl Entry {
 
 impl Summary {
     fn of(decision: &Decision) -> Self {
-        let blind = decision
-            .voices
-            .iter()
-            .filter(|voice| voice.stance == Stance::Blind);
+        let blind = decision.voices.iter().filter(|voice| voice.stance == Stance::Blind);
         Self {
             desired: decision.desired,
             blind: blind.map(|voice| voice.who.clone()).collect(),
-            limits: decision
-                .limited_by
-                .iter()
-                .map(|limit| limit.field)
-                .collect(),
+            limits: decision.limited_by.iter().map(|limit| limit.field).collect(),
         }
     }
 }
@@ -243,19 +196,12 @@ mod tests {
 
     fn clock(seconds: u64) -> Clock {
         let now = Duration::from_secs(seconds);
-        Clock {
-            now,
-            wall: SystemTime::UNIX_EPOCH + now,
-        }
+        Clock { now, wall: SystemTime::UNIX_EPOCH + now }
     }
 
     fn sample(at: u64, backends: u8, active: u64) -> ServiceSample {
         let backend = |host| BackendSample {
-            key: BackendKey {
-                port: 80,
-                protocol: Protocol::Tcp,
-                address: SocketAddr::from(([10, 0, 0, host], 8080)),
-            },
+            key: BackendKey { port: 80, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8080)) },
             ready: true,
             active,
             connections: 0,
@@ -291,11 +237,7 @@ mod tests {
 
     async fn ended(scaler: &mut Scaler, clock: Clock, sample: &ServiceSample, policy: &Policy) {
         for _ in 0..1000 {
-            scaler.tick(
-                clock,
-                std::slice::from_ref(sample),
-                std::slice::from_ref(policy),
-            );
+            scaler.tick(clock, std::slice::from_ref(sample), std::slice::from_ref(policy));
             if !scaler.status()[0].actuator.running {
                 return;
             }
@@ -310,36 +252,20 @@ mod tests {
         let policy = policy(Some(&script(folder.path())));
         let mut scaler = Scaler::new(None, TIME_LIMIT);
         for second in 100..102 {
-            scaler.tick(
-                clock(second),
-                &[sample(second, 2, 6)],
-                std::slice::from_ref(&policy),
-            );
+            scaler.tick(clock(second), &[sample(second, 2, 6)], std::slice::from_ref(&policy));
             assert_eq!(scaler.status()[0].desired_replicas, Some(2));
         }
         ended(&mut scaler, clock(102), &sample(102, 2, 6), &policy).await;
         let status = &scaler.status()[0];
-        assert_eq!(
-            (status.current_replicas, status.desired_replicas),
-            (Some(4), Some(4))
-        );
+        assert_eq!((status.current_replicas, status.desired_replicas), (Some(4), Some(4)));
         let change = status.last_change.clone().unwrap();
         assert_eq!((change.from, change.to), (2, 4));
-        assert_eq!(
-            change.reason,
-            "2 -> 4: rule busy: activeConnections 6 is above 5 for 2s"
-        );
-        assert_eq!(
-            std::fs::read_to_string(folder.path().join("runs")).unwrap(),
-            "web 2 4\n"
-        );
+        assert_eq!(change.reason, "2 -> 4: rule busy: activeConnections 6 is above 5 for 2s");
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 2 4\n");
         let shown = serde_json::to_value(status).unwrap();
         assert_eq!(shown["mode"], "Apply");
         assert_eq!(shown["currentReplicas"], 4);
-        assert_eq!(
-            shown["signals"][0],
-            json!({"signal": "activeConnections", "value": 6.0, "ageSeconds": 0.0})
-        );
+        assert_eq!(shown["signals"][0], json!({"signal": "activeConnections", "value": 6.0, "ageSeconds": 0.0}));
         assert_eq!(shown["lastDecision"]["answers"][0]["from"], "rule busy");
         assert_eq!(shown["actuator"]["lastRun"]["success"], true);
     }
@@ -347,15 +273,10 @@ mod tests {
     #[tokio::test]
     async fn the_agents_command_serves_policies_without_one() {
         let folder = tempfile::tempdir().unwrap();
-        let fallback = ["/bin/sh", "-c", &script(folder.path()), "sh"]
-            .map(str::to_owned)
-            .to_vec();
+        let fallback = ["/bin/sh", "-c", &script(folder.path()), "sh"].map(str::to_owned).to_vec();
         let mut scaler = Scaler::new(Some(fallback), TIME_LIMIT);
         ended(&mut scaler, clock(1), &sample(1, 0, 0), &policy(None)).await;
-        assert_eq!(
-            std::fs::read_to_string(folder.path().join("runs")).unwrap(),
-            "web 0 1\n"
-        );
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 0 1\n");
     }
 
     #[tokio::test]
@@ -364,10 +285,7 @@ mod tests {
         let policy = policy(None);
         scaler.tick(clock(1), &[], std::slice::from_ref(&policy));
         let problem = scaler.status()[0].problem.clone().unwrap();
-        assert_eq!(
-            problem,
-            "spec.serviceRef.name: there is no Service shop/web"
-        );
+        assert_eq!(problem, "spec.serviceRef.name: there is no Service shop/web");
         scaler.tick(clock(2), &[sample(2, 1, 0)], std::slice::from_ref(&policy));
         let problem = scaler.status()[0].problem.clone().unwrap();
         assert!(problem.contains("--scale-command"), "{problem}");

@@ -32,11 +32,7 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 3] = [
-        Self::ActiveConnections,
-        Self::ConnectionsPerSecond,
-        Self::BytesPerSecond,
-    ];
+    pub const ALL: [Self; 3] = [Self::ActiveConnections, Self::ConnectionsPerSecond, Self::BytesPerSecond];
 
     /// The name in policies, output and metrics.
     pub const fn name(self) -> &'static str {
@@ -159,64 +155,32 @@ impl Meter {
         let mut tracks = HashMap::with_capacity(sample.backends.len());
         for backend in &sample.backends {
             let mut track = self.tracks.remove(&backend.key).unwrap_or_default();
-            while track
-                .front()
-                .is_some_and(|point| point.at + WINDOW < sample.at)
-            {
+            while track.front().is_some_and(|point| point.at + WINDOW < sample.at) {
                 track.pop_front();
             }
-            let BackendSample {
-                connections, bytes, ..
-            } = *backend;
-            track.push_back(Point {
-                at: sample.at,
-                connections,
-                bytes,
-            });
+            let BackendSample { connections, bytes, .. } = *backend;
+            track.push_back(Point { at: sample.at, connections, bytes });
             tracks.insert(backend.key, track);
         }
         self.tracks = tracks;
     }
 
     fn load(&self, sample: &ServiceSample) -> Load {
-        let ready: Vec<_> = sample
-            .backends
-            .iter()
-            .filter(|backend| backend.ready)
-            .collect();
-        let active = ready
-            .iter()
-            .map(|backend| (backend.key, backend.active as f64))
-            .collect();
-        let rates: Vec<_> = ready
-            .iter()
-            .filter_map(|backend| Some((backend.key, rates(self.tracks.get(&backend.key)?)?)))
-            .collect();
+        let ready: Vec<_> = sample.backends.iter().filter(|backend| backend.ready).collect();
+        let active = ready.iter().map(|backend| (backend.key, backend.active as f64)).collect();
+        let rates: Vec<_> =
+            ready.iter().filter_map(|backend| Some((backend.key, rates(self.tracks.get(&backend.key)?)?))).collect();
         let means = [
             (Signal::ActiveConnections, mean(active)),
-            (
-                Signal::ConnectionsPerSecond,
-                mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect()),
-            ),
-            (
-                Signal::BytesPerSecond,
-                mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect()),
-            ),
+            (Signal::ConnectionsPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect())),
+            (Signal::BytesPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect())),
         ];
         Load {
             replicas: replicas(sample.backends.iter().map(|backend| backend.key)),
             ready: replicas(ready.iter().map(|backend| backend.key)),
             readings: means
                 .into_iter()
-                .filter_map(|(signal, value)| {
-                    Some((
-                        signal,
-                        Reading {
-                            value: value?,
-                            at: sample.at,
-                        },
-                    ))
-                })
+                .filter_map(|(signal, value)| Some((signal, Reading { value: value?, at: sample.at })))
                 .collect(),
         }
     }
@@ -238,29 +202,19 @@ fn mean(values: Vec<(BackendKey, f64)>) -> Option<f64> {
 
 /// Connections and bytes in a second.
 fn rates(track: &VecDeque<Point>) -> Option<(f64, f64)> {
-    let elapsed = track
-        .back()?
-        .at
-        .checked_sub(track.front()?.at)?
-        .as_secs_f64();
+    let elapsed = track.back()?.at.checked_sub(track.front()?.at)?.as_secs_f64();
     if elapsed <= 0.0 {
         return None;
     }
     let steps = || track.iter().zip(track.iter().skip(1));
-    let connections: u64 = steps()
-        .map(|(a, b)| increase(a.connections, b.connections))
-        .sum();
+    let connections: u64 = steps().map(|(a, b)| increase(a.connections, b.connections)).sum();
     let bytes: u64 = steps().map(|(a, b)| increase(a.bytes, b.bytes)).sum();
     Some((connections as f64 / elapsed, bytes as f64 / elapsed))
 }
 
 /// A counter that is less than before has started again from 0.
 const fn increase(before: u64, after: u64) -> u64 {
-    if after >= before {
-        after - before
-    } else {
-        after
-    }
+    if after >= before { after - before } else { after }
 }
 
 #[cfg(test)]
@@ -269,28 +223,14 @@ mod tests {
 
     fn backend(port: u16, host: u8, ready: bool, counts: [u64; 3]) -> BackendSample {
         let [active, connections, bytes] = counts;
-        let key = BackendKey {
-            port,
-            protocol: Protocol::Tcp,
-            address: SocketAddr::from(([10, 0, 0, host], 8000 + port)),
-        };
-        BackendSample {
-            key,
-            ready,
-            active,
-            connections,
-            bytes,
-        }
+        let key =
+            BackendKey { port, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8000 + port)) };
+        BackendSample { key, ready, active, connections, bytes }
     }
 
     fn sample(at: u64, backends: Vec<BackendSample>) -> ServiceSample {
         let (namespace, name) = ("default".to_owned(), "web".to_owned());
-        ServiceSample {
-            namespace,
-            name,
-            at: Duration::from_secs(at),
-            backends,
-        }
+        ServiceSample { namespace, name, at: Duration::from_secs(at), backends }
     }
 
     /// Values of active connections, connections and bytes in a second.
@@ -302,47 +242,21 @@ mod tests {
     fn means_are_over_ready_replicas() {
         let mut meter = Meter::default();
         let at = |t, a: [u64; 3], b, c| {
-            sample(
-                t,
-                vec![
-                    backend(80, 1, true, a),
-                    backend(80, 2, true, b),
-                    backend(80, 3, false, c),
-                ],
-            )
+            sample(t, vec![backend(80, 1, true, a), backend(80, 2, true, b), backend(80, 3, false, c)])
         };
-        let first = meter
-            .measure(&at(1, [4, 100, 1000], [8, 10, 0], [90, 0, 0]))
-            .clone();
+        let first = meter.measure(&at(1, [4, 100, 1000], [8, 10, 0], [90, 0, 0])).clone();
         assert_eq!((first.replicas, first.ready), (3, 2));
-        assert_eq!(
-            values(&first),
-            [Some(6.0), None, None],
-            "no rate from one sample"
-        );
+        assert_eq!(values(&first), [Some(6.0), None, None], "no rate from one sample");
         let next = meter.measure(&at(3, [0, 104, 1400], [0, 20, 600], [90, 500, 9000]));
-        assert_eq!(
-            values(next),
-            [
-                Some(0.0),
-                Some((2.0 + 5.0) / 2.0),
-                Some((200.0 + 300.0) / 2.0)
-            ]
-        );
-        assert_eq!(
-            next.readings[&Signal::ActiveConnections].at,
-            Duration::from_secs(3)
-        );
+        assert_eq!(values(next), [Some(0.0), Some((2.0 + 5.0) / 2.0), Some((200.0 + 300.0) / 2.0)]);
+        assert_eq!(next.readings[&Signal::ActiveConnections].at, Duration::from_secs(3));
     }
 
     #[test]
     fn a_replica_serves_every_port() {
         let mut meter = Meter::default();
-        let backends = vec![
-            backend(80, 1, true, [4, 0, 0]),
-            backend(80, 2, true, [6, 0, 0]),
-            backend(443, 1, true, [10, 0, 0]),
-        ];
+        let backends =
+            vec![backend(80, 1, true, [4, 0, 0]), backend(80, 2, true, [6, 0, 0]), backend(443, 1, true, [10, 0, 0])];
         let load = meter.measure(&sample(1, backends));
         assert_eq!((load.replicas, load.ready), (2, 2));
         assert_eq!(values(load)[0], Some(10.0));
@@ -370,23 +284,9 @@ mod tests {
     fn a_new_backend_is_left_out_of_rates_until_it_has_one() {
         let mut meter = Meter::default();
         meter.measure(&sample(1, vec![backend(80, 1, true, [2, 10, 0])]));
-        let both = |t, old, new| {
-            sample(
-                t,
-                vec![
-                    backend(80, 1, true, [2, old, 0]),
-                    backend(80, 2, true, [0, new, 0]),
-                ],
-            )
-        };
-        assert_eq!(
-            values(meter.measure(&both(2, 20, 9)))[..2],
-            [Some(1.0), Some(10.0)]
-        );
-        assert_eq!(
-            values(meter.measure(&both(3, 30, 9)))[..2],
-            [Some(1.0), Some(5.0)]
-        );
+        let both = |t, old, new| sample(t, vec![backend(80, 1, true, [2, old, 0]), backend(80, 2, true, [0, new, 0])]);
+        assert_eq!(values(meter.measure(&both(2, 20, 9)))[..2], [Some(1.0), Some(10.0)]);
+        assert_eq!(values(meter.measure(&both(3, 30, 9)))[..2], [Some(1.0), Some(5.0)]);
     }
 
     #[test]
@@ -407,19 +307,13 @@ mod tests {
         }
         assert_eq!(values(meter.last().unwrap())[1], Some(0.0));
         let load = meter.measure(&sample(17, vec![backend(80, 1, true, [0, 9000, 0])]));
-        assert_eq!(
-            values(load)[1],
-            None,
-            "a gap longer than the window leaves one point"
-        );
+        assert_eq!(values(load)[1], None, "a gap longer than the window leaves one point");
     }
 
     #[test]
     fn a_sample_that_is_not_newer_changes_nothing() {
         let mut meter = Meter::default();
-        let first = meter
-            .measure(&sample(5, vec![backend(80, 1, true, [3, 10, 0])]))
-            .clone();
+        let first = meter.measure(&sample(5, vec![backend(80, 1, true, [3, 10, 0])])).clone();
         for t in [5, 4] {
             let again = meter.measure(&sample(t, vec![backend(80, 1, true, [9, 90, 0])]));
             assert_eq!(*again, first, "at {t}");

@@ -142,18 +142,8 @@ impl DecisionStatus {
             reason: decision.reason.clone(),
             inputs: decision.inputs.iter().map(SignalStatus::from).collect(),
             answers: decision.voices.iter().map(answer).collect(),
-            rejected: rejected
-                .map(|item| RejectedStatus {
-                    what: item.what.clone(),
-                    why: item.why.clone(),
-                })
-                .collect(),
-            limited_by: limits
-                .map(|limit| LimitStatus {
-                    field: limit.field,
-                    why: limit.why.clone(),
-                })
-                .collect(),
+            rejected: rejected.map(|item| RejectedStatus { what: item.what.clone(), why: item.why.clone() }).collect(),
+            limited_by: limits.map(|limit| LimitStatus { field: limit.field, why: limit.why.clone() }).collect(),
         }
     }
 }
@@ -161,11 +151,7 @@ impl DecisionStatus {
 impl From<&Input> for SignalStatus {
     fn from(input: &Input) -> Self {
         let age_seconds = input.age.map(|age| age.as_secs_f64());
-        Self {
-            signal: input.signal,
-            value: input.value,
-            age_seconds,
-        }
+        Self { signal: input.signal, value: input.value, age_seconds }
     }
 }
 

@@ -8,10 +8,7 @@ pub fn from_open_metrics(text: &str) -> String {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split_once(' ');
-        } else if let Some((name, kind)) = line
-            .strip_prefix("# TYPE ")
-            .and_then(|rest| rest.split_once(' '))
-        {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", "counter"),
                 "info" => ("_info", "gauge"),
@@ -49,10 +46,7 @@ mod tests {
                 "# HELP b H.\n# TYPE b info\nb_info{v=\"1\"} 1\n",
                 "# HELP b_info H.\n# TYPE b_info gauge\nb_info{v=\"1\"} 1\n",
             ),
-            (
-                "# HELP c H.\n# TYPE c gauge\nc 1\n# EOF\n",
-                "# HELP c H.\n# TYPE c gauge\nc 1\n",
-            ),
+            ("# HELP c H.\n# TYPE c gauge\nc 1\n# EOF\n", "# HELP c H.\n# TYPE c gauge\nc 1\n"),
         ];
         for (open, classic) in cases {
             assert_eq!(from_open_metrics(open), classic);

@@ -47,17 +47,13 @@ pub enum ControlError {
         source: io::Error,
     },
     /// Somebody listens already.
-    #[error(
-        "another agent is running and listens at {socket}; stop it, or give this one its own --pin-path"
-    )]
+    #[error("another agent is running and listens at {socket}; stop it, or give this one its own --pin-path")]
     Running {
         /// The socket.
         socket: String,
     },
     /// The socket cannot be made.
-    #[error(
-        "the control socket {socket} cannot be made: {source}; check that the folder can be written"
-    )]
+    #[error("the control socket {socket} cannot be made: {source}; check that the folder can be written")]
     Listen {
         /// The socket.
         socket: String,
@@ -84,16 +80,10 @@ pub fn socket(pin_path: &Path) -> PathBuf {
 
 fn file_name(pin_path: &Path) -> String {
     let text = pin_path.to_string_lossy();
-    let mut name: String = text
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let mut name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     if name.len() > LONGEST {
         let mixed = |hash, byte: &u8| lb_common::hash::mix(hash ^ u64::from(*byte));
-        let hash = text
-            .as_bytes()
-            .iter()
-            .fold(lb_common::hash::SELECTION_SEED, mixed);
+        let hash = text.as_bytes().iter().fold(lb_common::hash::SELECTION_SEED, mixed);
         name = format!("{}-{hash:016x}", &name[..LONGEST - 17]);
     }
     name + ".sock"
@@ -127,14 +117,8 @@ impl Control {
         if UnixStream::connect(&path).await.is_ok() {
             return Err(ControlError::Running { socket: name });
         }
-        let listener = listen(&path).map_err(|source| ControlError::Listen {
-            socket: name,
-            source,
-        })?;
-        Ok(Self {
-            listener,
-            file: SocketFile(path),
-        })
+        let listener = listen(&path).map_err(|source| ControlError::Listen { socket: name, source })?;
+        Ok(Self { listener, file: SocketFile(path) })
     }
 
     /// Answers until the future is dropped.
@@ -148,10 +132,7 @@ impl Control {
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -188,10 +169,7 @@ async fn explain(
     Segments((namespace, name)): Segments<(String, String)>,
 ) -> Response {
     let snapshot = snapshots.borrow().clone();
-    let found = snapshot
-        .policies
-        .iter()
-        .find(|policy| policy.namespace == namespace && policy.name == name);
+    let found = snapshot.policies.iter().find(|policy| policy.namespace == namespace && policy.name == name);
     if let Some(policy) = found {
         return Json(json!(policy)).into_response();
     }
@@ -207,13 +185,11 @@ fn list(kind: &str, items: &Value) -> Json<Value> {
 pub async fn get(pin_path: &Path, path: &str) -> Result<Value, ControlError> {
     let socket = socket(pin_path);
     let name = socket.display().to_string();
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|source| ControlError::NoAgent {
-            pin_path: pin_path.display().to_string(),
-            socket: name.clone(),
-            source,
-        })?;
+    let stream = UnixStream::connect(&socket).await.map_err(|source| ControlError::NoAgent {
+        pin_path: pin_path.display().to_string(),
+        socket: name.clone(),
+        source,
+    })?;
     ask(stream, path, name).await
 }
 
@@ -221,10 +197,7 @@ async fn ask(stream: UnixStream, path: &str, socket: String) -> Result<Value, Co
     let answer = match tokio::time::timeout(PATIENCE, exchange(stream, path)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
-            return Err(ControlError::NoAnswer {
-                socket,
-                why: error.to_string(),
-            });
+            return Err(ControlError::NoAnswer { socket, why: error.to_string() });
         }
         Err(_) => {
             let why = format!("nothing came within {} s", PATIENCE.as_secs());
@@ -235,9 +208,7 @@ async fn ask(stream: UnixStream, path: &str, socket: String) -> Result<Value, Co
         (status, body) if status.is_success() => Ok(body),
         (status, body) => {
             let said = body.get("error").and_then(Value::as_str).map(str::to_owned);
-            Err(ControlError::Refused(
-                said.unwrap_or_else(|| format!("{path}: {status}")),
-            ))
+            Err(ControlError::Refused(said.unwrap_or_else(|| format!("{path}: {status}"))))
         }
     }
 }
@@ -245,21 +216,14 @@ async fn ask(stream: UnixStream, path: &str, socket: String) -> Result<Value, Co
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn exchange(stream: UnixStream, path: &str) -> Result<(StatusCode, Value), Failure> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(path)
-        .header("host", "weir")
-        .body(Empty::<bytes::Bytes>::new())?;
+    let request = Request::get(path).header("host", "weir").body(Empty::<bytes::Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     driver.abort();
-    let value = if body.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_slice(&body)?
-    };
+    let value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
     Ok((status, value))
 }
 
@@ -280,19 +244,11 @@ mod tests {
         let long = |end| name(&format!("/sys/fs/bpf/{}{end}", "x".repeat(200)));
         assert_ne!(long("a"), long("b"));
         assert!(FOLDER.len() + 1 + long("a").len() < 108);
-        assert_eq!(
-            socket(Path::new("/sys/fs/bpf/weir")),
-            Path::new("/run/weir/-sys-fs-bpf-weir.sock")
-        );
+        assert_eq!(socket(Path::new("/sys/fs/bpf/weir")), Path::new("/run/weir/-sys-fs-bpf-weir.sock"));
     }
 
     async fn asked(socket: &Path, path: &str) -> Result<Value, ControlError> {
-        ask(
-            UnixStream::connect(socket).await.unwrap(),
-            path,
-            socket.display().to_string(),
-        )
-        .await
+        ask(UnixStream::connect(socket).await.unwrap(), path, socket.display().to_string()).await
     }
 
     #[tokio::test]
@@ -300,50 +256,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weir/test.sock");
         let control = Control::bind_at(path.clone()).await.unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (publisher, subscriber) = channel();
         let server = tokio::spawn(control.serve(subscriber));
-        let node = NodeStatus {
-            name: "n1".to_owned(),
-            ..NodeStatus::default()
-        };
+        let node = NodeStatus { name: "n1".to_owned(), ..NodeStatus::default() };
         publisher.send_replace(Arc::new(Snapshot { node, ..full() }));
 
         let policies = asked(&path, "/v1/policies").await.unwrap();
-        assert_eq!(
-            (&policies["apiVersion"], &policies["kind"]),
-            (&json!("weir.dev/v1alpha1"), &json!("PolicyList"))
-        );
+        assert_eq!((&policies["apiVersion"], &policies["kind"]), (&json!("weir.dev/v1alpha1"), &json!("PolicyList")));
         assert_eq!(policies["items"], json!([policy()]));
-        assert_eq!(
-            asked(&path, "/v1/nodes").await.unwrap()["items"][0]["name"],
-            "n1"
-        );
-        assert_eq!(
-            asked(&path, "/v1/status").await.unwrap()["lastSync"],
-            Value::Null
-        );
+        assert_eq!(asked(&path, "/v1/nodes").await.unwrap()["items"][0]["name"], "n1");
+        assert_eq!(asked(&path, "/v1/status").await.unwrap()["lastSync"], Value::Null);
         let explained = asked(&path, "/v1/policies/shop/web/explain").await.unwrap();
         assert_eq!(explained["desiredReplicas"], 4);
-        let missing = asked(&path, "/v1/policies/shop/other/explain")
-            .await
-            .unwrap_err();
-        assert!(
-            missing
-                .to_string()
-                .starts_with("there is no policy shop/other;"),
-            "{missing}"
-        );
-        assert!(
-            asked(&path, "/v2")
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("404")
-        );
+        let missing = asked(&path, "/v1/policies/shop/other/explain").await.unwrap_err();
+        assert!(missing.to_string().starts_with("there is no policy shop/other;"), "{missing}");
+        assert!(asked(&path, "/v2").await.unwrap_err().to_string().contains("404"));
 
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
@@ -366,31 +294,16 @@ mod tests {
 
     #[tokio::test]
     async fn no_agent_is_said_with_a_remedy() {
-        let error = get(Path::new("/nowhere/weir-test"), "/v1/nodes")
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("no agent is running for the pin path /nowhere/weir-test"),
-            "{error}"
-        );
-        assert!(
-            error.contains("weir run") && error.contains("--pin-path"),
-            "{error}"
-        );
+        let error = get(Path::new("/nowhere/weir-test"), "/v1/nodes").await.unwrap_err().to_string();
+        assert!(error.starts_with("no agent is running for the pin path /nowhere/weir-test"), "{error}");
+        assert!(error.contains("weir run") && error.contains("--pin-path"), "{error}");
     }
 
     #[tokio::test]
     async fn an_agent_that_says_nothing_is_named() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
-        let error = ask(ours, "/v1/nodes", "x.sock".to_owned())
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("the agent at x.sock did not answer: "),
-            "{error}"
-        );
+        let error = ask(ours, "/v1/nodes", "x.sock".to_owned()).await.unwrap_err().to_string();
+        assert!(error.starts_with("the agent at x.sock did not answer: "), "{error}");
     }
 }

@@ -10,6 +10,6 @@ pub mod metrics;
 pub mod snapshot;
 
 pub use snapshot::{
-    BackendSnapshot, InterfaceStatus, NodeStatus, Publisher, ServiceSnapshot, Snapshot,
-    SourceStatus, Subscriber, SyncDurations, channel,
+    BackendSnapshot, InterfaceStatus, NodeStatus, Publisher, ServiceSnapshot, Snapshot, SourceStatus, Subscriber,
+    SyncDurations, channel,
 };

@@ -124,28 +124,13 @@ pub struct SyncDurations {
 
 impl SyncDurations {
     /// Upper bounds in seconds.
-    pub const BOUNDS: [f64; 11] = [
-        0.0005,
-        0.001,
-        0.0025,
-        0.005,
-        0.01,
-        0.025,
-        0.1,
-        0.5,
-        1.0,
-        5.0,
-        f64::INFINITY,
-    ];
+    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, f64::INFINITY];
 
     /// Notes one.
     pub fn observe(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         self.sum += seconds;
-        let bucket = Self::BOUNDS
-            .iter()
-            .zip(&mut self.counts)
-            .find(|(bound, _)| seconds <= **bound);
+        let bucket = Self::BOUNDS.iter().zip(&mut self.counts).find(|(bound, _)| seconds <= **bound);
         if let Some((_, count)) = bucket {
             *count += 1;
         }
@@ -169,9 +154,6 @@ impl SyncDurations {
 
 impl Default for SyncDurations {
     fn default() -> Self {
-        Self {
-            counts: [0; Self::BOUNDS.len()],
-            sum: 0.0,
-        }
+        Self { counts: [0; Self::BOUNDS.len()], sum: 0.0 }
     }
 }
