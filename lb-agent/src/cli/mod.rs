@@ -9,6 +9,7 @@ pub mod labels;
 pub mod map;
 pub mod output;
 pub mod parse;
+pub mod run;
 pub mod screen;
 pub mod status;
 pub mod view;
