@@ -3,7 +3,7 @@
 #[test]
 fn loads() {
     let options = lb_agent::dataplane::bpf::Options {
-        pin_path: "/sys/fs/bpf/weir-test-load".into(), flow_table_size: 4096, snat_ports: (61000, 65535), tcp_idle: 8000, bpf_log: false, flow_seed: 1, test_clock: true };
+        pin_path: "/sys/fs/bpf/weir-test-load".into(), flow_table_size: 4096, sizes: lb_agent::dataplane::bpf::Sizes::default(), snat_ports: (61000, 65535), tcp_idle: 8000, bpf_log: false, flow_seed: 1, test_clock: true };
     match lb_agent::dataplane::bpf::Bpf::start(&options) {
         Ok(mut b) => {
             use lb_agent::dataplane::Dataplane;

@@ -17,7 +17,7 @@ use crate::{
     config::{RunConfig, port_range},
     dataplane::{
         attach::Datapath,
-        bpf::{Bpf, Options},
+        bpf::{Bpf, Options, Sizes},
     },
     discovery::annotations,
     scaling::command,
@@ -59,6 +59,15 @@ pub struct RunArgs {
     /// Flows that new maps have room for; maps that exist keep their size
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(512..=1 << 25))]
     pub flow_table_size: u32,
+    /// Frontends, and service ports, that new maps have room for
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().frontends, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub max_frontends: u32,
+    /// Backends, counted once for each service port, that new maps have room for
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().backends, value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    pub max_backends: u32,
+    /// Slots of selection tables (8 bytes each) that new maps have room for; ip-hash and maglev take 4093 to 131071 a service port
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().slots, value_parser = clap::value_parser!(u32).range(1024..=1 << 28))]
+    pub max_slots: u32,
     /// Logs samples of rare events of the packet path
     #[arg(long)]
     pub bpf_log: bool,
@@ -132,6 +141,7 @@ fn options(args: &RunArgs, pin_path: &Path) -> Options {
     Options {
         pin_path: pin_path.to_owned(),
         flow_table_size: args.flow_table_size,
+        sizes: Sizes { frontends: args.max_frontends, backends: args.max_backends, slots: args.max_slots },
         snat_ports: args.snat_ports,
         tcp_idle: args.tcp_idle.as_secs() as u32,
         bpf_log: args.bpf_log,
@@ -175,5 +185,77 @@ fn failed(error: AgentError) -> Error {
             let (cause, remedy) = text.split_once("; ").unwrap_or((&text, "look at the log"));
             Error::Run { cause: cause.into(), remedy: remedy.into() }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parse(arguments: &str) -> Result<RunArgs, String> {
+        let words = command::split(arguments).unwrap_or_default();
+        let line = ["weir".to_owned()].into_iter().chain(words);
+        Line::try_parse_from(line).map(|line| line.run).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let args = parse("--manifests m").unwrap();
+        assert_eq!((args.datapath, args.default_algorithm), (DatapathArg::Auto, Algorithm::Maglev));
+        assert_eq!((args.snat_ports, args.tcp_idle.as_secs()), ((61000, 65535), u64::from(timeout::TCP_IDLE)));
+        let config = config(args, "/pins".into());
+        assert!(config.interfaces.is_empty() && config.metrics_listen.is_none() && !config.node_name.is_empty());
+    }
+
+    #[test]
+    fn everything_given_arrives() {
+        let args = parse(
+            "--manifests m --interface a --interface b --datapath xdp-generic --metrics-listen [::1]:9 --node-name n \
+             --scale-command \"scale 'my app'\" --default-algorithm random --tcp-idle 5m --snat-ports 50000-50010 \
+             --flow-table-size 4096 --max-slots 2048 --bpf-log",
+        )
+        .unwrap();
+        let options = options(&args, Path::new("/pins"));
+        assert_eq!((options.tcp_idle, options.snat_ports, options.flow_table_size), (300, (50000, 50010), 4096));
+        assert!(options.bpf_log && options.sizes == Sizes { slots: 2048, ..Sizes::default() });
+        let config = config(args, "/pins".into());
+        assert_eq!(config.interfaces, ["a".to_owned(), "b".to_owned()].into());
+        assert_eq!(config.scale_command, Some(vec!["scale".to_owned(), "my app".to_owned()]));
+        assert_eq!((config.node_name.as_str(), config.datapath), ("n", Datapath::XdpGeneric));
+        assert_eq!(config.default_algorithm, Algorithm::Random);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_does() {
+        let cases = [
+            ("", "--manifests"),
+            ("--manifests m --datapath dpdk", "xdp-generic"),
+            ("--manifests m --default-algorithm fastest", "least-connections"),
+            ("--manifests m --snat-ports 9-1", "FIRST-LAST"),
+            ("--manifests m --scale-command ''", "empty"),
+            ("--manifests m --tcp-idle 1s", "60s to 30d"),
+            ("--manifests m --metrics-listen nowhere", "--metrics-listen"),
+            ("--manifests m --flow-table-size 1", "512"),
+        ];
+        for (arguments, word) in cases {
+            let error = parse(arguments).unwrap_err();
+            assert!(error.contains(word), "{arguments}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_are_cut_into_cause_and_remedy() {
+        let error = crate::node::Error::NoInterface { name: "x".into(), known: "lo".into() };
+        let error = failed(error.into());
+        assert_eq!(error.to_string(), "--interface x: there is no such interface in this network namespace");
+        assert_eq!(error.remedy(), "use one of: lo");
     }
 }

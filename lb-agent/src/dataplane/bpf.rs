@@ -37,6 +37,8 @@ pub struct Options {
     pub pin_path: PathBuf,
     /// Flows that the table has room for; rounded up to eight times a power of two. Maps that exist keep their size.
     pub flow_table_size: u32,
+    /// Room for everything else. Maps that exist keep their size.
+    pub sizes: Sizes,
     /// First and last source port of full NAT.
     pub snat_ports: (u16, u16),
     /// Seconds after which a silent TCP connection is forgotten.
@@ -47,6 +49,23 @@ pub struct Options {
     pub flow_seed: u64,
     /// Whether time is the `clock` map's.
     pub test_clock: bool,
+}
+
+/// How much new maps have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Frontends, and service ports.
+    pub frontends: u32,
+    /// Backends of all service ports.
+    pub backends: u32,
+    /// Slots of selection tables, 8 bytes each.
+    pub slots: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { frontends: 4096, backends: 16_384, slots: 1 << 21 }
+    }
 }
 
 /// The loaded programs and the pinned maps.
@@ -159,6 +178,7 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
     let knows_flag = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 16, 0));
     let v6_flag = if knows_flag { BPF_F_IPV6 } else { 0 };
     let (log, test_clock) = (u32::from(options.bpf_log), u32::from(options.test_clock));
+    let sizes = options.sizes;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOW_SEED", &settings.flow_seed, true)
@@ -170,7 +190,15 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
         .override_global("LOG", &log, true)
         .override_global("TEST_CLOCK", &test_clock, true)
         .map_max_entries(map::FLOWS, settings.bucket_mask + 1)
-        .map_max_entries(map::REPLIES, settings.bucket_mask + 1);
+        .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
+        .map_max_entries(map::SLOTS, sizes.slots)
+        .map_max_entries(map::NAMES, sizes.frontends + sizes.backends);
+    for name in [map::FRONTENDS, map::VIPS, map::CURSORS] {
+        loader.map_max_entries(name, sizes.frontends);
+    }
+    for name in [map::BACKENDS, map::ENDPOINTS, map::LOADS, map::TRAFFIC, map::RECOUNTS] {
+        loader.map_max_entries(name, sizes.backends);
+    }
     for name in map::PINNED {
         loader.map_pin_path(name, folder.join(name));
     }

@@ -82,7 +82,10 @@ pub struct DesiredBackend {
 #[non_exhaustive]
 pub enum PlanError {
     /// A map is too small.
-    #[error("the {what} map has room for {capacity}, which is not enough: nothing was changed; start weir with a larger {flag}")]
+    #[error(
+        "there is room for {capacity} {what}, which is not enough: nothing was changed; run `weir detach` (which ends their \
+         connections) and start with a larger {flag}: maps that exist keep their size"
+    )]
     Full {
         /// What there is too much of.
         what: &'static str,
@@ -150,7 +153,7 @@ impl<'a> Planner<'a> {
             tables,
             keep_others: input.desired.keep_others,
             stamp: input.stamp.max(1),
-            services: Indexes::new("services", room.services, "--max-services", known.service_indexes(tables)),
+            services: Indexes::new("services", room.services, "--max-frontends", known.service_indexes(tables)),
             backends: Indexes::new("backends", room.backends, "--max-backends", tables.backends.keys().copied()),
             endpoints: Indexes::new("endpoints", room.backends, "--max-backends", endpoints_in_use),
             vips: Indexes::new("frontends", room.frontends, "--max-frontends", tables.vips.keys().copied()),

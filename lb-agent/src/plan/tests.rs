@@ -292,7 +292,7 @@ fn a_full_map_is_named_with_its_flag_and_nothing_is_planned() {
         (Capacity { frontends: 1, ..CAPACITY }, "frontends", "--max-frontends"),
         (Capacity { backends: 1, ..CAPACITY }, "endpoints", "--max-backends"),
         (Capacity { slots: 3, ..CAPACITY }, "slots", "--max-slots"),
-        (Capacity { services: 0, ..CAPACITY }, "services", "--max-services"),
+        (Capacity { services: 0, ..CAPACITY }, "services", "--max-frontends"),
     ];
     for (capacity, what, flag) in cases {
         let (tables, desired) = (Tables::default(), one(&[100, 100]));
