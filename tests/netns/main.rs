@@ -1,0 +1,3 @@
+//! Real traffic through the real `weir` in network namespaces.
+
+mod support;
