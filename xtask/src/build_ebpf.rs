@@ -1,0 +1,82 @@
+//! `cargo xtask build-ebpf`: compiles lb-ebpf's programs for the BPF target and puts the object where lb-agent's build script finds it.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use xshell::{Cmd, Shell};
+
+use crate::{
+    compiler,
+    setup::{self, Purpose},
+    shell, workspace,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Accepted for symmetry with cargo: the object is always built in release mode, as the kernel refuses unoptimised programs
+    #[arg(long)]
+    release: bool,
+}
+
+pub(crate) fn run(_args: &Args) -> Result<()> {
+    object().map(drop)
+}
+
+/// Builds the object and returns its path. The file is left alone when nothing in it changed, so that cargo does not rebuild the agent.
+pub(crate) fn object() -> Result<PathBuf> {
+    setup::ensure(Purpose::Ebpf)?;
+    let shell = shell::in_root()?;
+    let built = compile(&shell)?;
+    let content = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let object = workspace::bpf_object();
+    let state = if workspace::write_if_changed(&object, &content)? { "written" } else { "unchanged" };
+    eprintln!("{} {state}, {} KiB", object.display(), content.len() / 1024);
+    Ok(object)
+}
+
+/// Names the programs' crate to cargo; with them the library beside it is built for BPF too.
+const PROGRAMS: &[&str] = &["--locked", "--package", "lb-ebpf", "--bin", "weir-bpf", "--features", "bpf"];
+
+/// Core does not come compiled for BPF.
+const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+
+fn compile(shell: &Shell) -> Result<PathBuf> {
+    cargo(shell, "build")?.run()?;
+    Ok(target_dir().join(TARGET).join("release/weir-bpf"))
+}
+
+/// A cargo command, `build` or `clippy`, on the BPF programs; setup must have been done.
+pub(crate) fn cargo<'a>(shell: &'a Shell, verb: &str) -> Result<Cmd<'a>> {
+    let installed = compiler::installed(shell);
+    let compiler = compiler::choose(&installed).context("setup found a compiler that is not there any more")?;
+    let linker_variable = format!("CARGO_TARGET_{}_LINKER", TARGET.to_uppercase().replace('-', "_"));
+    Ok(compiler
+        .cargo(shell)
+        .args([verb, "--release", "--target", TARGET, "-Zbuild-std=core"])
+        .args(PROGRAMS)
+        .env("CARGO_TARGET_DIR", target_dir())
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .env(linker_variable, linker_path()?))
+}
+
+/// Apart from the host's, since the compiler and the flags differ.
+fn target_dir() -> PathBuf {
+    workspace::target_dir().join("ebpf")
+}
+
+/// BTF needs full debug information; atomic operations that return the old value need the third version of the instruction set.
+const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Cpanic=abort"];
+
+/// The version of bpf-linker that `setup` installs.
+pub(crate) const LINKER_VERSION: &str = "0.13.0";
+
+/// Where `setup` puts bpf-linker: outside the clone, a folder for each version.
+pub(crate) fn linker_root() -> Result<PathBuf> {
+    let folder = format!("bpf-linker-{LINKER_VERSION}-llvm-{}", compiler::LINKER_LLVM);
+    Ok(workspace::cache_dir()?.join(folder))
+}
+
+pub(crate) fn linker_path() -> Result<PathBuf> {
+    Ok(linker_root()?.join("bin/bpf-linker"))
+}

@@ -1,0 +1,69 @@
+//! What the tasks need from the machine: one table, from which everything else in `setup` follows.
+
+use clap::ValueEnum;
+
+/// What somebody wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Compile the BPF programs
+    Ebpf,
+    /// Run every test
+    Test,
+    /// Run the demo
+    Demo,
+    /// Run the benchmarks
+    Bench,
+    /// All of these
+    All,
+}
+
+use Purpose::{Bench, Demo, Test};
+
+/// A program that is found on the path and comes in Debian packages.
+pub(crate) struct Tool {
+    pub program: &'static str,
+    pub version_argument: &'static str,
+    pub packages: &'static [&'static str],
+    pub purposes: &'static [Purpose],
+}
+
+/// The programs, beside the compiler and bpf-linker, that are looked for.
+pub(crate) const TOOLS: &[Tool] = &[
+    tool("ip", "-V", &["iproute2"], &[Test, Demo, Bench]),
+    tool("nsenter", "--version", &["util-linux"], &[Test, Demo, Bench]),
+    tool("ethtool", "--version", &["ethtool"], &[Test, Demo, Bench]),
+    tool("nginx", "-v", &["nginx-light"], &[Test, Demo, Bench]),
+    tool("wrk", "-v", &["wrk"], &[Test, Demo, Bench]),
+    tool("nft", "--version", &["nftables"], &[Test, Bench]),
+    tool("curl", "--version", &["curl"], &[Test, Demo]),
+    tool("promtool", "--version", &["prometheus"], &[Test]),
+    tool("prometheus", "--version", &["prometheus"], &[Test]),
+];
+
+const fn tool(
+    program: &'static str,
+    version_argument: &'static str,
+    packages: &'static [&'static str],
+    purposes: &'static [Purpose],
+) -> Tool {
+    Tool { program, version_argument, packages, purposes }
+}
+
+/// Debian's packages of a recent compiler with its source, for machines where rustup cannot deliver one.
+pub(crate) const COMPILER_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
+/// What bpf-linker is built against.
+pub(crate) const LLVM_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev"];
+/// bpf-linker links LLVM, which is C++.
+pub(crate) const CXX_PACKAGES: &[&str] = &["g++"];
+
+impl Purpose {
+    /// Whether a thing for `purposes` is needed for this one.
+    pub(crate) fn wants(self, purposes: &[Self]) -> bool {
+        self == Self::All || purposes.contains(&self)
+    }
+
+    /// Whether programs are loaded into the kernel, and so pinned.
+    pub(crate) fn needs_bpffs(self) -> bool {
+        self != Self::Ebpf
+    }
+}
