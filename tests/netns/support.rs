@@ -21,11 +21,7 @@ fn frontends(topology: &Topology) -> Vec<SocketAddr> {
 #[test]
 fn local_servers_are_reached_by_plain_routing() -> Result<()> {
     requirements::check(requirements::TOOLS)?;
-    let topology = Topology::new(Layout {
-        local: 2,
-        client_router: true,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout { local: 2, client_router: true, ..Layout::default() })?;
     let servers = topology.start_servers()?;
     for frontend in frontends(&topology) {
         topology.client.enter(|| -> Result<()> {
@@ -36,34 +32,20 @@ fn local_servers_are_reached_by_plain_routing() -> Result<()> {
             Held::open(frontend)?.check()
         })??;
     }
-    assert_eq!(
-        servers
-            .iter()
-            .map(|server| server.accepted())
-            .collect::<Vec<_>>(),
-        [8, 8]
-    );
+    assert_eq!(servers.iter().map(|server| server.accepted()).collect::<Vec<_>>(), [8, 8]);
     Ok(())
 }
 
 #[test]
 fn remote_servers_are_reached_by_the_node_only() -> Result<()> {
     requirements::check(requirements::TOOLS)?;
-    let topology = Topology::new(Layout {
-        local: 0,
-        remote: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout { local: 0, remote: 1, ..Layout::default() })?;
     let _servers = topology.start_servers()?;
     for frontend in frontends(&topology) {
         assert_eq!(topology.node.enter(|| client::ask(frontend))??, "server-0");
-        let client = topology
-            .client
-            .enter(|| std::net::TcpStream::connect_timeout(&frontend, Duration::from_secs(2)))?;
-        assert!(
-            client.is_err(),
-            "the router must not know a way back to the client"
-        );
+        let client =
+            topology.client.enter(|| std::net::TcpStream::connect_timeout(&frontend, Duration::from_secs(2)))?;
+        assert!(client.is_err(), "the router must not know a way back to the client");
     }
     Ok(())
 }
@@ -71,10 +53,7 @@ fn remote_servers_are_reached_by_the_node_only() -> Result<()> {
 #[test]
 fn a_load_counts_answers_and_failures() -> Result<()> {
     requirements::check(requirements::TOOLS)?;
-    let topology = Topology::new(Layout {
-        local: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout { local: 1, ..Layout::default() })?;
     let servers = topology.start_servers()?;
     let frontend = frontends(&topology)[0];
     let load = Load::start(&topology.client, frontend, 2, Duration::ZERO)?;
@@ -83,10 +62,7 @@ fn a_load_counts_answers_and_failures() -> Result<()> {
     load.wait_for_more(10)?;
     let tally = load.finish();
     assert!(tally.total() >= 50 - 2, "{tally:?}");
-    assert!(
-        !tally.failures.is_empty(),
-        "a server that is gone must be seen"
-    );
+    assert!(!tally.failures.is_empty(), "a server that is gone must be seen");
     assert!(tally.expect_no_failure().is_err());
     Ok(())
 }
@@ -94,16 +70,10 @@ fn a_load_counts_answers_and_failures() -> Result<()> {
 #[test]
 fn what_runs_in_a_namespace_ends_with_it() -> Result<()> {
     requirements::check(requirements::TOOLS)?;
-    let topology = Topology::new(Layout {
-        local: 1,
-        ..Layout::default()
-    })?;
+    let topology = Topology::new(Layout { local: 1, ..Layout::default() })?;
     topology.offload_everywhere("tx", false)?;
     let host = &topology.hosts[0].namespace;
-    assert!(
-        host.run("ethtool", &["-k", "eth0"])?
-            .contains("tx-checksumming: off")
-    );
+    assert!(host.run("ethtool", &["-k", "eth0"])?.contains("tx-checksumming: off"));
     let mut child = host.command("sleep")?.arg("60").spawn()?;
     let path = host.path();
     drop(topology);

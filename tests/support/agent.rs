@@ -30,18 +30,8 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = env::current_exe()?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .take(3)
-        .map(|folder| folder.join("weir"))
-        .find(|path| path.is_file());
-    found.with_context(|| {
-        format!(
-            "no `weir` near {}: `cargo xtask build` makes it",
-            own.display()
-        )
-    })
+    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join("weir")).find(|path| path.is_file());
+    found.with_context(|| format!("no `weir` near {}: `cargo xtask build` makes it", own.display()))
 }
 
 /// How `weir run` is started.
@@ -71,17 +61,13 @@ impl Default for Options {
 impl Options {
     /// With this `--datapath`.
     pub fn datapath(name: &str) -> Self {
-        Self {
-            datapath: name.to_owned(),
-            ..Self::default()
-        }
+        Self { datapath: name.to_owned(), ..Self::default() }
     }
 
     /// With further arguments.
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
-        self.extra
-            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self.extra.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
 }
@@ -122,47 +108,29 @@ pub struct Agent<'a> {
 
 impl<'a> Agent<'a> {
     /// Starts it and waits until it is ready.
-    pub fn start(
-        topology: &'a Topology,
-        manifests: &'a Manifests,
-        options: Options,
-    ) -> Result<Self> {
+    pub fn start(topology: &'a Topology, manifests: &'a Manifests, options: Options) -> Result<Self> {
         let mut agent = Self::prepare(topology, manifests, options)?;
         agent.restart()?;
         Ok(agent)
     }
 
     /// All but starting it.
-    pub fn prepare(
-        topology: &'a Topology,
-        manifests: &'a Manifests,
-        options: Options,
-    ) -> Result<Self> {
+    pub fn prepare(topology: &'a Topology, manifests: &'a Manifests, options: Options) -> Result<Self> {
         let folder = env::temp_dir().join(unique_name("agent"));
         fs::create_dir(&folder)?;
-        Ok(Self {
-            node: &topology.node,
-            manifests,
-            options,
-            pins: PinFolder::new("test")?,
-            folder,
-            running: None,
-        })
+        Ok(Self { node: &topology.node, manifests, options, pins: PinFolder::new("test")?, folder, running: None })
     }
 
     /// Starts it (again) and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         let command = self.run_command()?;
-        let running = self
-            .running
-            .insert(Running::start(command, &self.folder.join("log"))?);
+        let running = self.running.insert(Running::start(command, &self.folder.join("log"))?);
         let (node, metrics) = (self.node, self.options.metrics.as_str());
         let ready = wait_until(PATIENCE, || {
             if let Some(status) = running.ended()? {
                 bail!("weir run ended: {status}");
             }
-            Ok(http_get(node, metrics, "/readyz")
-                .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
+            Ok(http_get(node, metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
         });
         ready.with_context(|| format!("weir run is not ready; it printed:\n{}", self.log()))
     }
@@ -171,37 +139,15 @@ impl<'a> Agent<'a> {
     pub fn run_command(&self) -> Result<Command> {
         let options = &self.options;
         let mut command = self.node.command(binary()?)?;
-        command
-            .arg("run")
-            .arg("--manifests")
-            .arg(self.manifests.path())
-            .arg("--pin-path")
-            .arg(self.pins.path());
-        command.args([
-            "--node-name",
-            NODE_NAME,
-            "--datapath",
-            &options.datapath,
-            "--metrics-listen",
-            &options.metrics,
-        ]);
-        command
-            .args(
-                options
-                    .interfaces
-                    .iter()
-                    .flat_map(|interface| ["--interface", interface]),
-            )
-            .args(&options.extra);
+        command.arg("run").arg("--manifests").arg(self.manifests.path()).arg("--pin-path").arg(self.pins.path());
+        command.args(["--node-name", NODE_NAME, "--datapath", &options.datapath, "--metrics-listen", &options.metrics]);
+        command.args(options.interfaces.iter().flat_map(|interface| ["--interface", interface])).args(&options.extra);
         Ok(command)
     }
 
     /// Kills it with SIGKILL.
     pub fn kill9(&mut self) -> Result<()> {
-        self.running
-            .take()
-            .context("the agent does not run")?
-            .kill9()
+        self.running.take().context("the agent does not run")?.kill9()
     }
 
     /// Asks it to end and waits.
@@ -213,10 +159,7 @@ impl<'a> Agent<'a> {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("the agent does not run")?
-            .signal(signal)
+        self.running.as_ref().context("the agent does not run")?.signal(signal)
     }
 
     /// What it has printed.
@@ -237,30 +180,20 @@ impl<'a> Agent<'a> {
     /// Runs another `weir` command on this node.
     pub fn weir(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.node.command(binary()?)?;
-        Ok(command
-            .args(arguments)
-            .arg("--pin-path")
-            .arg(self.pins.path())
-            .output()?)
+        Ok(command.args(arguments).arg("--pin-path").arg(self.pins.path()).output()?)
     }
 
     /// The same; it must succeed; returns what it printed.
     pub fn weir_ok(&self, arguments: &[&str]) -> Result<String> {
         let output = self.weir(arguments)?;
-        ensure!(
-            output.status.success(),
-            "weir {arguments:?}: {}: {}",
-            output.status,
-            text(&output.stderr)
-        );
+        ensure!(output.status.success(), "weir {arguments:?}: {}: {}", output.status, text(&output.stderr));
         Ok(text(&output.stdout))
     }
 
     /// The same with `-o json`.
     pub fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let printed = self.weir_ok(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&printed)
-            .with_context(|| format!("weir {arguments:?} printed {printed}"))
+        serde_json::from_str(&printed).with_context(|| format!("weir {arguments:?} printed {printed}"))
     }
 
     /// `weir get backends`.
@@ -271,44 +204,26 @@ impl<'a> Agent<'a> {
 
     /// `weir get backends` of one protocol.
     pub fn backends_of(&self, protocol: &str) -> Result<Vec<Backend>> {
-        Ok(self
-            .backends()?
-            .into_iter()
-            .filter(|backend| backend.protocol == protocol)
-            .collect())
+        Ok(self.backends()?.into_iter().filter(|backend| backend.protocol == protocol).collect())
     }
 
     /// Waits until the backends are as they should be.
-    pub fn wait_for(
-        &self,
-        what: &str,
-        mut condition: impl FnMut(&[Backend]) -> bool,
-    ) -> Result<()> {
+    pub fn wait_for(&self, what: &str, mut condition: impl FnMut(&[Backend]) -> bool) -> Result<()> {
         let mut last = Vec::new();
         let waited = wait_until(PATIENCE, || {
             last = self.backends()?;
             Ok(condition(&last))
         });
-        waited.with_context(|| {
-            format!(
-                "{what}; the backends are {last:#?}\nthe agent printed:\n{}",
-                self.log()
-            )
-        })
+        waited.with_context(|| format!("{what}; the backends are {last:#?}\nthe agent printed:\n{}", self.log()))
     }
 
     /// Dropped packets by reason, those of 0 left out.
     pub fn drops(&self) -> Result<Vec<(String, u64)>> {
         let metrics = self.metrics()?;
-        let lines = metrics
-            .lines()
-            .filter_map(|line| line.strip_prefix("weir_dropped_packets_total{reason=\""));
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix("weir_dropped_packets_total{reason=\""));
         let drops = lines.filter_map(|line| {
             let (reason, count) = line.split_once("\"} ")?;
-            Some((
-                reason.to_owned(),
-                count.split(' ').next()?.parse::<f64>().ok()? as u64,
-            ))
+            Some((reason.to_owned(), count.split(' ').next()?.parse::<f64>().ok()? as u64))
         });
         Ok(drops.filter(|(_, count)| *count > 0).collect())
     }
@@ -338,10 +253,7 @@ pub fn http_get(namespace: &Namespace, address: &str, path: &str) -> Result<Stri
     namespace.enter(|| {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)

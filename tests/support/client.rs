@@ -25,8 +25,7 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// Opens a connection.
 pub fn connect(frontend: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&frontend, LIMIT)
-        .with_context(|| format!("connect to {frontend}"))?;
+    let stream = TcpStream::connect_timeout(&frontend, LIMIT).with_context(|| format!("connect to {frontend}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     stream.set_nodelay(true)?;
@@ -36,16 +35,10 @@ pub fn connect(frontend: SocketAddr) -> Result<TcpStream> {
 /// One HTTP request on a connection of its own; returns the answering server's name.
 pub fn ask(frontend: SocketAddr) -> Result<String> {
     let mut stream = connect(frontend)?;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        .context("send the request")?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").context("send the request")?;
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .context("read the answer")?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .with_context(|| format!("cut short: {answer:?}"))?;
+    stream.read_to_string(&mut answer).context("read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("cut short: {answer:?}"))?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "not a 200: {head}");
     ensure!(!body.is_empty(), "an empty answer");
     Ok(body.to_owned())
@@ -58,11 +51,7 @@ pub fn ask_udp(frontend: SocketAddr) -> Result<String> {
 
 /// A UDP socket connected to a frontend.
 pub fn datagram_socket(frontend: SocketAddr) -> Result<UdpSocket> {
-    let any = if frontend.is_ipv4() {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
-    };
+    let any = if frontend.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     socket.connect(frontend)?;
     socket.set_read_timeout(Some(LIMIT))?;
@@ -73,14 +62,9 @@ pub fn datagram_socket(frontend: SocketAddr) -> Result<UdpSocket> {
 pub fn exchange(socket: &UdpSocket, payload: &[u8]) -> Result<String> {
     socket.send(payload).context("send a datagram")?;
     let mut buffer = vec![0; 65536];
-    let length = socket
-        .recv(&mut buffer)
-        .context("wait for the answer to a datagram")?;
+    let length = socket.recv(&mut buffer).context("wait for the answer to a datagram")?;
     let answer = &buffer[..length];
-    let space = answer
-        .iter()
-        .position(|byte| *byte == b' ')
-        .context("an answer without a name")?;
+    let space = answer.iter().position(|byte| *byte == b' ').context("an answer without a name")?;
     ensure!(&answer[space + 1..] == payload, "another payload came back");
     Ok(String::from_utf8_lossy(&answer[..space]).into_owned())
 }
@@ -92,13 +76,8 @@ pub fn upload(frontend: SocketAddr, bytes: u64) -> Result<()> {
     let sent = transfer::send(&mut stream, bytes).context("upload")?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .context("the server's checksum")?;
-    ensure!(
-        answer.trim_end() == format!("{} {}", sent.bytes, sent.sha256),
-        "sent {sent:?}, the server got {answer}"
-    );
+    BufReader::new(stream).read_line(&mut answer).context("the server's checksum")?;
+    ensure!(answer.trim_end() == format!("{} {}", sent.bytes, sent.sha256), "sent {sent:?}, the server got {answer}");
     Ok(())
 }
 
@@ -132,17 +111,10 @@ impl Held {
     /// Sends a number and waits for it to come back.
     pub fn check(&mut self) -> Result<()> {
         self.sent += 1;
-        self.stream
-            .write_all(&self.sent.to_be_bytes())
-            .context("send on a held connection")?;
+        self.stream.write_all(&self.sent.to_be_bytes()).context("send on a held connection")?;
         let mut back = [0; 8];
-        self.stream
-            .read_exact(&mut back)
-            .context("read from a held connection")?;
-        ensure!(
-            u64::from_be_bytes(back) == self.sent,
-            "another number came back"
-        );
+        self.stream.read_exact(&mut back).context("read from a held connection")?;
+        ensure!(u64::from_be_bytes(back) == self.sent, "another number came back");
         Ok(())
     }
 
@@ -184,11 +156,7 @@ impl Tally {
     pub fn expect_no_failure(&self) -> Result<()> {
         match self.failures.first() {
             None => Ok(()),
-            Some(first) => bail!(
-                "{} of {} requests failed; the first: {first}",
-                self.failures.len(),
-                self.total()
-            ),
+            Some(first) => bail!("{} of {} requests failed; the first: {first}", self.failures.len(), self.total()),
         }
     }
 }
@@ -211,18 +179,8 @@ pub struct Load {
 
 impl Load {
     /// Starts so many clients inside a namespace.
-    pub fn start(
-        namespace: &Namespace,
-        frontend: SocketAddr,
-        clients: usize,
-        pause: Duration,
-    ) -> Result<Self> {
-        let mut load = Self {
-            stop: Arc::default(),
-            done: Arc::default(),
-            tally: Arc::default(),
-            clients: Vec::new(),
-        };
+    pub fn start(namespace: &Namespace, frontend: SocketAddr, clients: usize, pause: Duration) -> Result<Self> {
+        let mut load = Self { stop: Arc::default(), done: Arc::default(), tally: Arc::default(), clients: Vec::new() };
         for _ in 0..clients {
             let client = namespace.enter(|| load.spawn(frontend, pause))?;
             load.clients.push(client);
@@ -232,18 +190,11 @@ impl Load {
 
     /// A thread is in the namespace of the thread that starts it.
     fn spawn(&self, frontend: SocketAddr, pause: Duration) -> JoinHandle<()> {
-        let (stop, done, tally) = (
-            Arc::clone(&self.stop),
-            Arc::clone(&self.done),
-            Arc::clone(&self.tally),
-        );
+        let (stop, done, tally) = (Arc::clone(&self.stop), Arc::clone(&self.done), Arc::clone(&self.tally));
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let result = ask(frontend);
-                tally
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .add(result);
+                tally.lock().unwrap_or_else(PoisonError::into_inner).add(result);
                 done.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(pause);
             }
@@ -253,18 +204,13 @@ impl Load {
     /// Waits until so many more requests have ended, well or not.
     pub fn wait_for_more(&self, requests: u64) -> Result<()> {
         let goal = self.done.load(Ordering::Relaxed) + requests;
-        wait_until(Duration::from_secs(60), || {
-            Ok(self.done.load(Ordering::Relaxed) >= goal)
-        })
-        .with_context(|| format!("{requests} more requests; so far {:?}", self.tally()))
+        wait_until(Duration::from_secs(60), || Ok(self.done.load(Ordering::Relaxed) >= goal))
+            .with_context(|| format!("{requests} more requests; so far {:?}", self.tally()))
     }
 
     /// What has been done so far.
     pub fn tally(&self) -> Tally {
-        self.tally
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends it: every request that was begun is waited for.

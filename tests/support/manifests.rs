@@ -67,12 +67,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// A host's endpoint of this family.
     pub fn of(host: &Host, like: IpAddr) -> Self {
-        Self {
-            address: host.address(like),
-            local: host.local,
-            weight: None,
-            terminating: false,
-        }
+        Self { address: host.address(like), local: host.local, weight: None, terminating: false }
     }
 }
 
@@ -100,9 +95,7 @@ impl Service {
     pub fn web<'a>(frontends: &[IpAddr], hosts: impl IntoIterator<Item = &'a Host>) -> Self {
         let mut families = frontends.to_vec();
         families.dedup_by_key(|address| address.is_ipv4());
-        let endpoints = hosts
-            .into_iter()
-            .flat_map(|host| families.iter().map(|like| Endpoint::of(host, *like)));
+        let endpoints = hosts.into_iter().flat_map(|host| families.iter().map(|like| Endpoint::of(host, *like)));
         Self {
             name: "web".to_owned(),
             annotations: Vec::new(),
@@ -130,11 +123,8 @@ impl Service {
     /// Both objects as YAML: the Service, then a slice per family and weight.
     pub fn yaml(&self) -> String {
         let mut text = self.service();
-        let mut slices: Vec<(bool, Option<u16>)> = self
-            .endpoints
-            .iter()
-            .map(|endpoint| (endpoint.address.is_ipv4(), endpoint.weight))
-            .collect();
+        let mut slices: Vec<(bool, Option<u16>)> =
+            self.endpoints.iter().map(|endpoint| (endpoint.address.is_ipv4(), endpoint.weight)).collect();
         slices.sort_unstable();
         slices.dedup();
         for (number, (v4, weight)) in slices.into_iter().enumerate() {
@@ -144,10 +134,8 @@ impl Service {
     }
 
     fn service(&self) -> String {
-        let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\n",
-            self.name
-        );
+        let mut text =
+            format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\n", self.name);
         if !self.annotations.is_empty() {
             text += "  annotations:\n";
             for (key, value) in &self.annotations {
@@ -187,16 +175,10 @@ impl Service {
             text,
             "addressType: {kind}\nports:\n- {{name: tcp, port: {port}, protocol: TCP}}\n- {{name: udp, port: {port}, protocol: UDP}}\nendpoints:\n"
         );
-        for endpoint in self
-            .endpoints
-            .iter()
-            .filter(|e| e.address.is_ipv4() == v4 && e.weight == weight)
-        {
+        for endpoint in self.endpoints.iter().filter(|e| e.address.is_ipv4() == v4 && e.weight == weight) {
             let node = if endpoint.local { NODE_NAME } else { "node-b" };
-            let conditions = format!(
-                "ready: {}, serving: true, terminating: {}",
-                !endpoint.terminating, endpoint.terminating
-            );
+            let conditions =
+                format!("ready: {}, serving: true, terminating: {}", !endpoint.terminating, endpoint.terminating);
             _ = writeln!(
                 text,
                 "- {{addresses: [\"{}\"], nodeName: {node}, conditions: {{{conditions}}}}}",

@@ -93,34 +93,23 @@ impl Namespace {
             .stderr(Stdio::piped())
             .spawn()
             .context("start ip")?;
-        child
-            .stdin
-            .take()
-            .context("stdin of ip")?
-            .write_all(lines.as_bytes())?;
+        child.stdin.take().context("stdin of ip")?.write_all(lines.as_bytes())?;
         let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "ip in {}: {}in\n{lines}",
-            self.name,
-            text(&output.stderr)
-        );
+        ensure!(output.status.success(), "ip in {}: {}in\n{lines}", self.name, text(&output.stderr));
         Ok(())
     }
 
     /// Writes a sysctl; only `net.*` belongs to a namespace.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        self.enter(|| fs::write(&path, value))?
-            .with_context(|| format!("{path} = {value} in {}", self.name))
+        self.enter(|| fs::write(&path, value))?.with_context(|| format!("{path} = {value} in {}", self.name))
     }
 
     /// Runs a closure on a new thread inside; sockets it makes stay inside wherever they are used later.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = self.open()?;
         thread::scope(|scope| {
-            let worker =
-                scope.spawn(|| nix::sched::setns(&file, CloneFlags::CLONE_NEWNET).map(|()| work()));
+            let worker = scope.spawn(|| nix::sched::setns(&file, CloneFlags::CLONE_NEWNET).map(|()| work()));
             match worker.join() {
                 Ok(result) => result.with_context(|| format!("enter {}", self.name)),
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -148,10 +137,7 @@ impl Namespace {
     /// Routes a prefix, or `default`, through a gateway.
     pub fn route(&self, prefix: &str, gateway: &str) -> Result<()> {
         let family = if gateway.contains(':') { "-6" } else { "-4" };
-        run(Command::new("ip").args([
-            "-n", &self.name, family, "route", "replace", prefix, "via", gateway,
-        ]))
-        .map(drop)
+        run(Command::new("ip").args(["-n", &self.name, family, "route", "replace", prefix, "via", gateway])).map(drop)
     }
 
     /// Makes it forward packets of both families.
@@ -162,30 +148,20 @@ impl Namespace {
 
     /// Switches an offload (`tx`, `gro`, ...) of an interface.
     pub fn offload(&self, interface: &str, feature: &str, on: bool) -> Result<()> {
-        self.run(
-            "ethtool",
-            &["-K", interface, feature, if on { "on" } else { "off" }],
-        )
-        .map(drop)
+        self.run("ethtool", &["-K", interface, feature, if on { "on" } else { "off" }]).map(drop)
     }
 
     /// The names of its interfaces other than the loopback.
     pub fn interfaces(&self) -> Result<Vec<String>> {
         let listing = self.run("ip", &["-json", "link", "show"])?;
-        let links: Vec<serde_json::Value> =
-            serde_json::from_str(&listing).context("output of ip -json link")?;
+        let links: Vec<serde_json::Value> = serde_json::from_str(&listing).context("output of ip -json link")?;
         let names = links.iter().filter_map(|link| link["ifname"].as_str());
-        Ok(names
-            .filter(|name| *name != "lo")
-            .map(str::to_owned)
-            .collect())
+        Ok(names.filter(|name| *name != "lo").map(str::to_owned).collect())
     }
 
     fn open(&self) -> Result<OwnedFd> {
         let path = self.path();
-        Ok(fs::File::open(&path)
-            .with_context(|| format!("open {}", path.display()))?
-            .into())
+        Ok(fs::File::open(&path).with_context(|| format!("open {}", path.display()))?.into())
     }
 }
 
@@ -197,11 +173,7 @@ impl Drop for Namespace {
 
 /// `weir-<kind>-<pid>-<n>`: also good for folders.
 pub fn unique_name(kind: &str) -> String {
-    format!(
-        "weir-{kind}-{}-{}",
-        process::id(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("weir-{kind}-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Whether a name is of [`unique_name`]'s form and its process is gone.
@@ -257,18 +229,13 @@ fn processes_in(namespace: &Path) -> Vec<Pid> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| *pid != process::id() as i32)
-        .filter(|pid| {
-            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| (m.dev(), m.ino()) == wanted)
-        })
+        .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| (m.dev(), m.ino()) == wanted))
         .map(Pid::from_raw)
         .collect()
 }
 
 fn run(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {command:?}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}: {}", output.status, text(&output.stderr));
     }

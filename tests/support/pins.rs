@@ -41,12 +41,7 @@ impl PinFolder {
 fn list(root: &Path, folder: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        found.push(
-            path.strip_prefix(root)
-                .unwrap_or(&path)
-                .display()
-                .to_string(),
-        );
+        found.push(path.strip_prefix(root).unwrap_or(&path).display().to_string());
         if path.is_dir() {
             list(root, &path, found);
         }

@@ -24,21 +24,15 @@ pub struct Running {
 impl Running {
     /// Starts a program, standard output and standard error appended to a file.
     pub fn start(mut command: Command, log: &Path) -> Result<Self> {
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| log.display().to_string())?;
+        let file =
+            fs::OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
-        Ok(Self {
-            child,
-            log: log.to_owned(),
-        })
+        Ok(Self { child, log: log.to_owned() })
     }
 
     /// Its process id.
@@ -58,8 +52,7 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.child.id() as i32), signal)
-            .with_context(|| format!("{signal} to {}", self.child.id()))
+        kill(Pid::from_raw(self.child.id() as i32), signal).with_context(|| format!("{signal} to {}", self.child.id()))
     }
 
     /// Kills it at once and waits until it is gone.
@@ -76,13 +69,7 @@ impl Running {
             status = self.child.try_wait()?;
             Ok(status.is_some())
         })
-        .with_context(|| {
-            format!(
-                "the end of process {}; it printed:\n{}",
-                self.child.id(),
-                self.log()
-            )
-        })?;
+        .with_context(|| format!("the end of process {}; it printed:\n{}", self.child.id(), self.log()))?;
         status.context("no exit status")
     }
 }

@@ -13,22 +13,14 @@ pub fn check(tools: &[&str]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         missing.push("root (network namespaces and BPF programs need it)".to_owned());
     }
-    missing.extend(
-        tools
-            .iter()
-            .filter(|tool| find(tool).is_none())
-            .map(|tool| format!("the program `{tool}`")),
-    );
+    missing.extend(tools.iter().filter(|tool| find(tool).is_none()).map(|tool| format!("the program `{tool}`")));
     if !bpffs_is_mounted() {
         missing.push("a BPF file system at /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)".to_owned());
     }
     if missing.is_empty() {
         return Ok(());
     }
-    bail!(
-        "this needs {}: `cargo xtask setup` installs what can be installed",
-        missing.join(", ")
-    )
+    bail!("this needs {}: `cargo xtask setup` installs what can be installed", missing.join(", "))
 }
 
 /// Where a program is, looking in the folders of system programs too: a plain user's PATH may lack them.
@@ -41,6 +33,5 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn bpffs_is_mounted() -> bool {
-    nix::sys::statfs::statfs("/sys/fs/bpf")
-        .is_ok_and(|fs| fs.filesystem_type().0 == libc::BPF_FS_MAGIC)
+    nix::sys::statfs::statfs("/sys/fs/bpf").is_ok_and(|fs| fs.filesystem_type().0 == libc::BPF_FS_MAGIC)
 }

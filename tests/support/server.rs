@@ -38,24 +38,11 @@ struct Shared {
 
 impl Server {
     /// Listens inside a namespace on one port of these addresses.
-    pub fn start(
-        namespace: &Namespace,
-        name: &str,
-        addresses: &[IpAddr],
-        port: u16,
-    ) -> Result<Self> {
+    pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
         let sockets: Vec<_> = namespace
-            .enter(|| {
-                addresses
-                    .iter()
-                    .map(|address| bind(SocketAddr::new(*address, port)))
-                    .collect::<io::Result<_>>()
-            })?
+            .enter(|| addresses.iter().map(|address| bind(SocketAddr::new(*address, port))).collect::<io::Result<_>>())?
             .with_context(|| format!("listen on port {port} in {}", namespace.name()))?;
-        let shared = Arc::new(Shared {
-            name: name.to_owned(),
-            ..Shared::default()
-        });
+        let shared = Arc::new(Shared { name: name.to_owned(), ..Shared::default() });
         let mut listeners = Vec::new();
         for (listener, datagrams) in sockets {
             listeners.push(listener.try_clone()?);
@@ -74,11 +61,7 @@ impl Server {
 
     /// The addresses its TCP clients came from, as it saw them.
     pub fn peers(&self) -> Vec<SocketAddr> {
-        self.shared
-            .peers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -104,11 +87,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             continue;
         };
         shared.accepted.fetch_add(1, Ordering::Relaxed);
-        shared
-            .peers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(peer);
+        shared.peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
         let shared = Arc::clone(shared);
         // A client that goes away ends its connection with an error, which is the client's to judge.
         thread::spawn(move || drop(serve(stream, &shared.name)));
@@ -122,11 +101,7 @@ fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
     let mut writer = stream;
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
-        match line
-            .trim_end()
-            .split_once(' ')
-            .unwrap_or((line.trim_end(), ""))
-        {
+        match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
             ("GET", _) => {
                 if !answer_request(&mut reader, &mut writer, name)? {
                     return Ok(());
@@ -148,11 +123,7 @@ fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
 }
 
 /// Answers one HTTP request and says whether the connection stays open.
-fn answer_request(
-    reader: &mut impl BufRead,
-    writer: &mut TcpStream,
-    name: &str,
-) -> io::Result<bool> {
+fn answer_request(reader: &mut impl BufRead, writer: &mut TcpStream, name: &str) -> io::Result<bool> {
     let mut stay = true;
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
@@ -160,10 +131,7 @@ fn answer_request(
         header.clear();
     }
     let connection = if stay { "keep-alive" } else { "close" };
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{name}",
-        name.len()
-    );
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{name}", name.len());
     writer.write_all(answer.as_bytes())?;
     Ok(stay)
 }
@@ -175,9 +143,7 @@ fn answer_datagrams(socket: &UdpSocket, shared: &Shared) {
             continue;
         };
         let datagram = &buffer[..length];
-        let wanted = std::str::from_utf8(datagram)
-            .ok()
-            .and_then(|text| text.strip_prefix("get ")?.parse().ok());
+        let wanted = std::str::from_utf8(datagram).ok().and_then(|text| text.strip_prefix("get ")?.parse().ok());
         let answer = match wanted {
             Some(count) => vec![b'x'; count],
             None => [shared.name.as_bytes(), b" ", datagram].concat(),

@@ -95,18 +95,8 @@ impl Topology {
             connect_directly(&client, &node)?;
             None
         };
-        let router = if layout.remote > 0 {
-            Some(add_router(&node, Namespace::new(kind)?)?)
-        } else {
-            None
-        };
-        let mut topology = Self {
-            client,
-            client_router,
-            node,
-            router,
-            hosts: Vec::new(),
-        };
+        let router = if layout.remote > 0 { Some(add_router(&node, Namespace::new(kind)?)?) } else { None };
+        let mut topology = Self { client, client_router, node, router, hosts: Vec::new() };
         for index in 0..layout.local + layout.remote {
             let host = topology.add_host(index, index < layout.local, Namespace::new(kind)?)?;
             topology.hosts.push(host);
@@ -117,50 +107,29 @@ impl Topology {
     /// Switches an offload of every interface of every namespace.
     pub fn offload_everywhere(&self, feature: &str, on: bool) -> Result<()> {
         self.namespaces().iter().try_for_each(|namespace| {
-            namespace
-                .interfaces()?
-                .iter()
-                .try_for_each(|interface| namespace.offload(interface, feature, on))
+            namespace.interfaces()?.iter().try_for_each(|interface| namespace.offload(interface, feature, on))
         })
     }
 
     /// Lets the node's neighbours take frames that XDP redirects to them: a veth without GRO or XDP of its own swallows them.
     pub fn accept_redirected_frames(&self) -> Result<()> {
         let around = self.namespaces();
-        around
-            .iter()
-            .filter(|namespace| namespace.name() != self.node.name())
-            .try_for_each(|namespace| {
-                namespace
-                    .interfaces()?
-                    .iter()
-                    .try_for_each(|interface| namespace.offload(interface, "gro", true))
-            })
+        around.iter().filter(|namespace| namespace.name() != self.node.name()).try_for_each(|namespace| {
+            namespace.interfaces()?.iter().try_for_each(|interface| namespace.offload(interface, "gro", true))
+        })
     }
 
     /// Starts the test server on every host.
     pub fn start_servers(&self) -> Result<Vec<Server>> {
         self.hosts
             .iter()
-            .map(|host| {
-                Server::start(
-                    &host.namespace,
-                    &host.name,
-                    &[host.v4, host.v6],
-                    SERVER_PORT,
-                )
-            })
+            .map(|host| Server::start(&host.namespace, &host.name, &[host.v4, host.v6], SERVER_PORT))
             .collect()
     }
 
     fn namespaces(&self) -> Vec<&Namespace> {
         let hosts = self.hosts.iter().map(|host| &host.namespace);
-        [&self.client, &self.node]
-            .into_iter()
-            .chain(&self.client_router)
-            .chain(&self.router)
-            .chain(hosts)
-            .collect()
+        [&self.client, &self.node].into_iter().chain(&self.client_router).chain(&self.router).chain(hosts).collect()
     }
 
     fn add_host(&self, index: usize, local: bool, namespace: Namespace) -> Result<Host> {
@@ -169,29 +138,13 @@ impl Topology {
             _ => (&self.node, 20, format!("pod{index}")),
         };
         gateway.link(&interface, &namespace, "eth0")?;
-        gateway.address(
-            &interface,
-            &[
-                &format!("10.{net}.{index}.1/24"),
-                &format!("fd{net}:{index:x}::1/64"),
-            ],
-        )?;
-        let (v4, v6) = (
-            format!("10.{net}.{index}.2"),
-            format!("fd{net}:{index:x}::2"),
-        );
+        gateway.address(&interface, &[&format!("10.{net}.{index}.1/24"), &format!("fd{net}:{index:x}::1/64")])?;
+        let (v4, v6) = (format!("10.{net}.{index}.2"), format!("fd{net}:{index:x}::2"));
         namespace.address("eth0", &[&format!("{v4}/24"), &format!("{v6}/64")])?;
         namespace.route("default", &format!("10.{net}.{index}.1"))?;
         namespace.route("default", &format!("fd{net}:{index:x}::1"))?;
         let name = format!("server-{index}");
-        Ok(Host {
-            namespace,
-            name,
-            v4: v4.parse()?,
-            v6: v6.parse()?,
-            local,
-            peer_interface: interface,
-        })
+        Ok(Host { namespace, name, v4: v4.parse()?, v6: v6.parse()?, local, peer_interface: interface })
     }
 }
 
@@ -217,9 +170,7 @@ fn connect_by_router(client: &Namespace, node: &Namespace, router: Namespace) ->
     router.address("client", &["10.9.0.1/24", "fd09::1/64"])?;
     client.address("eth0", &["10.9.0.2/24", "fd09::2/64"])?;
     for (namespace, gateways) in [(client, ["10.9.0.1", "fd09::1"]), (&router, [NODE4, NODE6])] {
-        gateways
-            .iter()
-            .try_for_each(|gateway| namespace.route("default", gateway))?;
+        gateways.iter().try_for_each(|gateway| namespace.route("default", gateway))?;
     }
     node.route("10.9.0.0/24", "10.10.0.1")?;
     node.route("fd09::/64", "fd10::1")?;

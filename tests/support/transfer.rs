@@ -29,10 +29,7 @@ pub fn send(to: &mut impl Write, bytes: u64) -> std::io::Result<Checked> {
         left -= part.len() as u64;
         number += 1;
     }
-    Ok(Checked {
-        bytes,
-        sha256: hex(digest),
-    })
+    Ok(Checked { bytes, sha256: hex(digest) })
 }
 
 /// Reads to the end.
@@ -43,10 +40,7 @@ pub fn receive(from: &mut impl Read) -> std::io::Result<Checked> {
     loop {
         match from.read(&mut block) {
             Ok(0) => {
-                return Ok(Checked {
-                    bytes,
-                    sha256: hex(digest),
-                });
+                return Ok(Checked { bytes, sha256: hex(digest) });
             }
             Ok(count) => {
                 digest.update(&block[..count]);
@@ -70,11 +64,7 @@ fn noise() -> Vec<u8> {
 }
 
 fn hex(digest: Sha256) -> String {
-    digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -90,9 +80,6 @@ mod tests {
 
         let mut swapped = wire.clone();
         swapped.copy_within(0..BLOCK, BLOCK);
-        assert_ne!(
-            receive(&mut swapped.as_slice()).unwrap().sha256,
-            sent.sha256
-        );
+        assert_ne!(receive(&mut swapped.as_slice()).unwrap().sha256, sent.sha256);
     }
 }
