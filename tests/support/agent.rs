@@ -37,6 +37,8 @@ pub fn binary() -> Result<PathBuf> {
 /// How `weir run` is started.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The program; [`binary`] where none is given.
+    pub binary: Option<PathBuf>,
     /// `--interface`.
     pub interfaces: Vec<String>,
     /// `--datapath`.
@@ -50,6 +52,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            binary: None,
             interfaces: vec![UPLINK.to_owned()],
             datapath: "auto".to_owned(),
             metrics: "127.0.0.1:9100".to_owned(),
@@ -138,11 +141,15 @@ impl<'a> Agent<'a> {
     /// `weir run` with the options.
     pub fn run_command(&self) -> Result<Command> {
         let options = &self.options;
-        let mut command = self.node.command(binary()?)?;
+        let mut command = self.node.command(self.binary()?)?;
         command.arg("run").arg("--manifests").arg(self.manifests.path()).arg("--pin-path").arg(self.pins.path());
         command.args(["--node-name", NODE_NAME, "--datapath", &options.datapath, "--metrics-listen", &options.metrics]);
         command.args(options.interfaces.iter().flat_map(|interface| ["--interface", interface])).args(&options.extra);
         Ok(command)
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        self.options.binary.clone().map_or_else(binary, Ok)
     }
 
     /// Kills it with SIGKILL.
@@ -179,7 +186,7 @@ impl<'a> Agent<'a> {
 
     /// Runs another `weir` command on this node.
     pub fn weir(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.node.command(binary()?)?;
+        let mut command = self.node.command(self.binary()?)?;
         Ok(command.args(arguments).arg("--pin-path").arg(self.pins.path()).output()?)
     }
 
