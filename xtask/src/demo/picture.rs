@@ -17,7 +17,7 @@ use super::{
     stage::{SERVERS_MAX, SLOW},
 };
 
-const SIZE: (u32, u32) = (1200, 1040);
+const SIZE: (u32, u32) = (1200, 1060);
 const INK: RGBColor = RGBColor(40, 44, 52);
 const PALE: RGBColor = RGBColor(120, 126, 138);
 const COLORS: [RGBColor; SERVERS_MAX] = [
@@ -47,7 +47,6 @@ struct Panel<'a> {
 }
 
 struct Series {
-    label: Option<String>,
     color: RGBColor,
     points: Vec<(f64, f64)>,
 }
@@ -57,11 +56,11 @@ where
     DB::ErrorType: 'static,
 {
     root.fill(&WHITE)?;
-    let (top, rest) = root.split_vertically(64);
+    let (top, rest) = root.split_vertically(92);
     headline(&top)?;
     let end = by_second(record).len() as f64;
-    for (panel, area) in panels(record).iter().zip(rest.split_evenly((4, 1))) {
-        draw_panel(record, panel, &area, end)?;
+    for (number, (panel, area)) in panels(record).iter().zip(rest.split_evenly((4, 1))).enumerate() {
+        draw_panel(record, panel, &area, end, number == 0)?;
     }
     Ok(root.present()?)
 }
@@ -73,13 +72,22 @@ where
     area.draw(&Text::new("cargo xtask demo", (20, 12), ("sans-serif", 26).into_font().color(&INK)))?;
     let subtitle = "Weir in front of nginx servers, one of them (red) with a quarter of the others' CPU; every request is a new connection";
     area.draw(&Text::new(subtitle, (20, 42), ("sans-serif", 16).into_font().color(&PALE)))?;
+    for (index, color) in COLORS.iter().enumerate() {
+        let x = 20 + 130 * index as i32;
+        area.draw(&PathElement::new([(x, 74), (x + 18, 74)], color.stroke_width(3)))?;
+        area.draw(&Text::new(label(index), (x + 24, 66), ("sans-serif", 15).into_font().color(&INK)))?;
+    }
     Ok(())
+}
+
+fn label(index: usize) -> String {
+    if index == SLOW { format!("server {index} (slow)") } else { format!("server {index}") }
 }
 
 fn panels(record: &Record) -> Vec<Panel<'static>> {
     let seconds = by_second(record);
     let line = |value: &dyn Fn(usize) -> f64| (0..seconds.len()).map(|at| (at as f64 + 0.5, value(at))).collect();
-    let plain = |points| vec![Series { label: None, color: INK, points }];
+    let plain = |points| vec![Series { color: INK, points }];
     let replicas = record.observations.iter().map(|seen| (seen.at.as_secs_f64(), seen.replicas() as f64));
     vec![
         Panel { title: "requests per second", series: plain(line(&|at| seconds[at].answered as f64)) },
@@ -94,10 +102,7 @@ fn active(record: &Record) -> Vec<Series> {
         let seen = record.observations.iter();
         seen.filter_map(|seen| Some((seen.at.as_secs_f64(), seen.active[index]? as f64))).collect()
     };
-    let label = |index| if index == SLOW { format!("server {index} (slow)") } else { format!("server {index}") };
-    (0..SERVERS_MAX)
-        .map(|index| Series { label: Some(label(index)), color: COLORS[index], points: of(index) })
-        .collect()
+    (0..SERVERS_MAX).map(|index| Series { color: COLORS[index], points: of(index) }).collect()
 }
 
 /// A line that changes at once and not on a slope.
@@ -117,6 +122,7 @@ fn draw_panel<DB: DrawingBackend>(
     panel: &Panel<'_>,
     area: &DrawingArea<DB, Shift>,
     end: f64,
+    named: bool,
 ) -> Result<()>
 where
     DB::ErrorType: 'static,
@@ -129,7 +135,7 @@ where
         .x_label_area_size(24)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
-    bands(record, &mut chart, top)?;
+    bands(record, &mut chart, top, named)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -143,25 +149,13 @@ where
         .label_style(("sans-serif", 14).into_font().color(&INK))
         .draw()?;
     for series in &panel.series {
-        let color = series.color;
-        let drawn = chart.draw_series(LineSeries::new(series.points.iter().copied(), color.stroke_width(2)))?;
-        if let Some(label) = &series.label {
-            drawn.label(label).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-        }
-    }
-    if panel.series.len() > 1 {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(("sans-serif", 13).into_font().color(&INK))
-            .background_style(WHITE.mix(0.8))
-            .draw()?;
+        chart.draw_series(LineSeries::new(series.points.iter().copied(), series.color.stroke_width(2)))?;
     }
     Ok(())
 }
 
-/// Every second phase on a shade, each with its name; each event a line with its text.
-fn bands<DB: DrawingBackend>(record: &Record, chart: &mut Chart<'_, '_, DB>, top: f64) -> Result<()>
+/// Every second phase on a shade, each event a line; with names and texts where wanted.
+fn bands<DB: DrawingBackend>(record: &Record, chart: &mut Chart<'_, '_, DB>, top: f64, named: bool) -> Result<()>
 where
     DB::ErrorType: 'static,
 {
@@ -170,19 +164,19 @@ where
         let (from, to) = (phase.from.as_secs_f64(), phase.to.as_secs_f64());
         let shade = if number % 2 == 0 { PALE.mix(0.10) } else { PALE.mix(0.02) };
         chart.draw_series([Rectangle::new([(from, 0.0), (to, top)], shade.filled())])?;
-        let text = format!("{}, {} clients", phase.name, phase.clients);
+        let text = if named { format!("{}, {} clients", phase.name, phase.clients) } else { String::new() };
         chart.draw_series([Text::new(text, (from + 0.2, top * 0.98), small.clone().color(&PALE))])?;
     }
     for event in &record.events {
-        let at = seconds(event.at);
+        let at = event.at.as_secs_f64();
         chart.draw_series([PathElement::new([(at, 0.0), (at, top * 0.86)], RED.mix(0.7))])?;
-        chart.draw_series([Text::new(event.text, (at + 0.15, top * 0.86), small.clone().color(&RED))])?;
+        chart.draw_series([Text::new(
+            if named { event.text } else { "" },
+            (at + 0.15, top * 0.86),
+            small.clone().color(&RED),
+        )])?;
     }
     Ok(())
-}
-
-fn seconds(time: Duration) -> f64 {
-    time.as_secs_f64()
 }
 
 #[cfg(test)]

@@ -108,11 +108,11 @@ pub(crate) fn of_phase(record: &Record, phase: &Phase) -> Summary {
     summarise(record.samples.iter().filter(|sample| (phase.from..phase.to).contains(&sample.begun)))
 }
 
-/// The requests that ended in each second.
+/// The requests that ended in each whole second of the phases.
 pub(crate) fn by_second(record: &Record) -> Vec<Summary> {
     let ended = |sample: &Sample| (sample.begun + sample.took).as_secs();
-    let Some(last) = record.samples.iter().map(ended).max() else { return Vec::new() };
-    (0..=last).map(|second| summarise(record.samples.iter().filter(|sample| ended(sample) == second))).collect()
+    let end = record.phases.last().map_or(0, |phase| phase.to.as_secs());
+    (0..end).map(|second| summarise(record.samples.iter().filter(|sample| ended(sample) == second))).collect()
 }
 
 /// One row for each phase.
@@ -159,6 +159,7 @@ mod tests {
         let (from, to) = (Duration::ZERO, Duration::from_secs(1));
         let phase = Phase { name: "x", clients: 1, from, to };
         let record = Record {
+            phases: vec![phase.clone(), Phase { from: to, to: Duration::from_millis(2500), ..phase.clone() }],
             samples: vec![
                 sample(10, 20, Ok(0)),
                 sample(900, 400, Ok(1)),
