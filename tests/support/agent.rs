@@ -47,6 +47,8 @@ pub struct Options {
     pub metrics: String,
     /// Further arguments.
     pub extra: Vec<String>,
+    /// Whether dropping the agent prints what it printed; a test's output is shown only if the test fails.
+    pub show_log: bool,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             datapath: "auto".to_owned(),
             metrics: "127.0.0.1:9100".to_owned(),
             extra: Vec::new(),
+            show_log: true,
         }
     }
 }
@@ -247,7 +250,7 @@ impl Drop for Agent<'_> {
         if let Err(error) = self.weir(&["detach"]) {
             eprintln!("weir detach: {error:#}");
         }
-        if std::thread::panicking() {
+        if self.options.show_log {
             eprintln!("the agent printed:\n{}", self.log());
         }
         drop(fs::remove_dir_all(&self.folder));

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     namespace::Namespace,
@@ -32,9 +33,26 @@ pub fn connect(frontend: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// Opens a connection from one of the client's addresses.
+pub fn connect_from(source: IpAddr, frontend: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(frontend), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into()).with_context(|| format!("bind to {source}"))?;
+    socket.connect_timeout(&frontend.into(), LIMIT).with_context(|| format!("connect {source} to {frontend}"))?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket.into())
+}
+
 /// One HTTP request on a connection of its own; returns the answering server's name.
 pub fn ask(frontend: SocketAddr) -> Result<String> {
-    let mut stream = connect(frontend)?;
+    request(connect(frontend)?)
+}
+
+/// The same from one of the client's addresses.
+pub fn ask_from(source: IpAddr, frontend: SocketAddr) -> Result<String> {
+    request(connect_from(source, frontend)?)
+}
+
+fn request(mut stream: TcpStream) -> Result<String> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").context("send the request")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read the answer")?;

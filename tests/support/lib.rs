@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod foreign;
 pub mod manifests;
 pub mod namespace;
 pub mod pins;

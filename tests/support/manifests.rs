@@ -107,6 +107,23 @@ impl Service {
         }
     }
 
+    /// With another name and port.
+    #[must_use]
+    pub fn named(mut self, name: &str, port: u16) -> Self {
+        (self.name, self.port) = (name.to_owned(), port);
+        self
+    }
+
+    /// With weights, one for each endpoint in turn.
+    #[must_use]
+    pub fn weights(mut self, weights: &[u16]) -> Self {
+        self.endpoints
+            .iter_mut()
+            .zip(weights.iter().cycle())
+            .for_each(|(endpoint, weight)| endpoint.weight = Some(*weight));
+        self
+    }
+
     /// With an annotation.
     #[must_use]
     pub fn annotate(mut self, key: &str, value: &str) -> Self {

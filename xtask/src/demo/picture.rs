@@ -1,9 +1,6 @@
 //! The demo's time line as a picture: requests per second, p99, active connections by backend and replicas, one above the other.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use plotters::{
@@ -181,6 +178,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::demo::{
         load::Sample,

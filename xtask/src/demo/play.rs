@@ -39,7 +39,8 @@ pub(crate) fn run(folder: &Path, weir: PathBuf, keep: bool) -> Result<Record> {
     let nginx = requirements::find("nginx").context("nginx is not installed")?;
     let stage = Stage::new(folder, &nginx)?;
     let command = stage.scale_script.to_str().context("the path of the clone is not UTF-8")?;
-    let options = Options { binary: Some(weir.clone()), ..Options::default() }.with(&["--scale-command", command]);
+    let options = Options { binary: Some(weir.clone()), show_log: false, ..Options::default() }
+        .with(&["--scale-command", command]);
     let agent = Agent::start(&stage.topology, &stage.manifests, options)?;
     let load = Load::new(&stage.topology.client, Stage::frontend(), MANY)?;
     let mut play = Play { stage: &stage, agent, load, record: Record::default(), interrupted };
