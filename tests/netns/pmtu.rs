@@ -17,7 +17,7 @@ const BYTES: u64 = 2_000_000;
 
 /// Where the path is narrow.
 #[derive(Clone, Copy, Debug)]
-enum Narrow {
+pub(crate) enum Narrow {
     /// The node's own interface towards the clients.
     NodeToClient,
     /// The node's own interface towards remote servers.
@@ -29,7 +29,7 @@ enum Narrow {
 }
 
 impl Narrow {
-    fn apply(self, lab: &Lab) -> Result<()> {
+    pub(crate) fn apply(self, lab: &Lab) -> Result<()> {
         let (node, near) = (&lab.topology.node, lab.topology.client_router.as_ref().context("a router")?);
         let far = lab.topology.router.as_ref().context("a router")?;
         let narrow_link = |ends: [(&Namespace, &str); 2]| {
@@ -41,17 +41,36 @@ impl Narrow {
             Self::NodeToServer => narrow_link([(node, FAR_UPLINK), (far, "near")]),
             // A route and not the link: both ends must go on believing in 1500, else TCP agrees on less by itself.
             Self::BeforeClient => near.ip(&format!(
-                "-4 route replace 10.9.0.0/24 dev client mtu lock {SMALL}\n-6 route replace fd09::/64 dev client mtu lock {SMALL}"
+                "route replace 10.9.0.0/24 dev client mtu lock {SMALL}\nroute replace fd09::/64 dev client metric 256 mtu lock {SMALL}"
             )),
             Self::BeforeServer => far.ip(&format!(
-                "-4 route replace 10.30.1.0/24 dev host1 mtu lock {SMALL}\n-6 route replace fd30:1::/64 dev host1 mtu lock {SMALL}"
+                "route replace 10.30.1.0/24 dev host1 mtu lock {SMALL}\nroute replace fd30:1::/64 dev host1 metric 256 mtu lock {SMALL}"
             )),
         }
     }
 }
 
+impl Narrow {
+    /// Sends much from the side where the path is wide. To be done before [`Self::against`]: who has learned of a narrow path tells
+    /// its peer at the next connection's start, and nothing too big is sent any more.
+    pub(crate) fn through(self, frontend: SocketAddr) -> Result<()> {
+        match self {
+            Self::NodeToClient | Self::BeforeClient => client::download(frontend, BYTES),
+            Self::NodeToServer | Self::BeforeServer => client::upload(frontend, BYTES),
+        }
+    }
+
+    /// Sends much the other way.
+    fn against(self, frontend: SocketAddr) -> Result<()> {
+        match self {
+            Self::NodeToClient | Self::BeforeClient => client::upload(frontend, BYTES),
+            Self::NodeToServer | Self::BeforeServer => client::download(frontend, BYTES),
+        }
+    }
+}
+
 /// Whether a namespace has learned that the path to an address is narrow.
-fn has_learned(namespace: &Namespace, address: IpAddr) -> Result<()> {
+pub(crate) fn has_learned(namespace: &Namespace, address: IpAddr) -> Result<()> {
     let route = namespace.run("ip", &["route", "get", &address.to_string()])?;
     ensure!(route.contains(&format!("mtu {SMALL}")), "{} has not learned it: {route}", namespace.name());
     Ok(())
@@ -75,18 +94,20 @@ fn discovery_on(narrow: Narrow, datapath: &str, offload: bool) -> Result<()> {
     lab.write(&lab.web_of(false).named("far", 82))?;
     let agent = Agent::start(&lab.topology, &lab.manifests, Options::datapath(datapath))?;
     agent.wait_for("both Services are served", |backends| backends.len() == 8)?;
-    for (port, index) in [(81, 0), (82, 1)] {
-        for frontend in [vip4(port), vip6(port)] {
-            let transfer = || client::upload(frontend, BYTES).and_then(|()| client::download(frontend, BYTES));
-            lab.client(transfer).with_context(|| frontend.to_string())?;
-            check_senders(&lab, narrow, index, frontend)?;
-        }
+    let frontends =
+        || [(81, 0), (82, 1)].into_iter().flat_map(|(port, index)| [(vip4(port), index), (vip6(port), index)]);
+    for (frontend, index) in frontends() {
+        lab.client(|| narrow.through(frontend)).with_context(|| frontend.to_string())?;
+        check_sender(&lab, narrow, index, frontend)?;
+    }
+    for (frontend, _) in frontends() {
+        lab.client(|| narrow.against(frontend)).with_context(|| frontend.to_string())?;
     }
     Ok(())
 }
 
 /// The sender before the narrow place must know of it.
-fn check_senders(lab: &Lab, narrow: Narrow, index: usize, frontend: SocketAddr) -> Result<()> {
+fn check_sender(lab: &Lab, narrow: Narrow, index: usize, frontend: SocketAddr) -> Result<()> {
     let server = &lab.topology.hosts[index].namespace;
     let node_or_client = match (frontend.is_ipv4(), index) {
         (true, 0) => "10.9.0.2",

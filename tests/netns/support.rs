@@ -2,11 +2,17 @@
 
 use std::{io::Write as _, net::SocketAddr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_tests::{
     client::{self, Held, Load},
+    foreign::ForeignXdp,
     requirements,
-    topology::{Layout, SERVER_PORT, Topology},
+    topology::{Layout, SERVER_PORT, Topology, UPLINK},
+};
+
+use crate::{
+    lab::Lab,
+    pmtu::{Narrow, has_learned},
 };
 
 fn frontends(topology: &Topology) -> Vec<SocketAddr> {
@@ -64,6 +70,40 @@ fn a_load_counts_answers_and_failures() -> Result<()> {
     assert!(tally.total() >= 50 - 2, "{tally:?}");
     assert!(!tally.failures.is_empty(), "a server that is gone must be seen");
     assert!(tally.expect_no_failure().is_err());
+    Ok(())
+}
+
+#[test]
+fn a_narrow_place_is_learned_of_by_plain_routing() -> Result<()> {
+    for narrow in [Narrow::NodeToClient, Narrow::NodeToServer, Narrow::BeforeClient, Narrow::BeforeServer] {
+        let lab = Lab::new(Layout { local: 1, remote: 1, client_router: true, ..Layout::default() })?;
+        let router = lab.topology.router.as_ref().context("a router")?;
+        router.route("10.9.0.0/24", "10.40.0.2")?;
+        router.route("fd09::/64", "fd40::2")?;
+        narrow.apply(&lab)?;
+        let host = &lab.topology.hosts[1];
+        for (server, client) in [(host.v4, "10.9.0.2"), (host.v6, "fd09::2")] {
+            let server = SocketAddr::new(server, SERVER_PORT);
+            lab.client(|| narrow.through(server))?;
+            match narrow {
+                Narrow::NodeToClient | Narrow::BeforeClient => has_learned(&host.namespace, client.parse()?)?,
+                Narrow::NodeToServer | Narrow::BeforeServer => has_learned(&lab.topology.client, server.ip())?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_foreign_xdp_program_can_be_attached_and_goes() -> Result<()> {
+    requirements::check(requirements::TOOLS)?;
+    let topology = Topology::new(Layout { local: 1, ..Layout::default() })?;
+    let shown = || topology.node.run("ip", &["-details", "link", "show", UPLINK]);
+    let foreign = ForeignXdp::attach(&topology.node, UPLINK)?;
+    assert!(shown()?.contains("xdp"), "{}", shown()?);
+    assert!(ForeignXdp::attach(&topology.node, UPLINK).is_err(), "the place is taken");
+    drop(foreign);
+    assert!(!shown()?.contains("xdp"), "{}", shown()?);
     Ok(())
 }
 
