@@ -3,7 +3,7 @@
 //! A name is `weir-<kind>-<pid>-<n>`: unique on the machine, and a leftover as soon as that process is gone.
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     os::{
         fd::OwnedFd,
@@ -178,33 +178,31 @@ pub fn unique_name(kind: &str) -> String {
 
 /// Whether a name is of [`unique_name`]'s form and its process is gone.
 pub fn is_leftover(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("weir-") else {
-        return false;
-    };
-    let mut parts = rest.rsplit('-');
-    let (Some(_number), Some(pid)) = (parts.next(), parts.next()) else {
-        return false;
-    };
-    pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
+    let numbers = name.strip_prefix("weir-").and_then(|rest| {
+        let (rest, number) = rest.rsplit_once('-')?;
+        let (_kind, pid) = rest.rsplit_once('-')?;
+        Some((pid.parse::<u32>().ok()?, number.parse::<u32>().ok()?))
+    });
+    numbers.is_some_and(|(pid, _)| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
-/// Removes the namespaces and pin folders of dead processes.
+/// Removes the namespaces, pin folders and temporary folders of dead processes.
 pub fn sweep() {
-    for folder in [FOLDER, pins::ROOT] {
-        let Ok(entries) = fs::read_dir(folder) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if is_leftover(&name) {
-                if folder == FOLDER {
-                    remove(&name);
-                } else if let Err(error) = fs::remove_dir_all(entry.path()) {
-                    eprintln!("{}: {error}", entry.path().display());
-                }
+    for_each_leftover(Path::new(FOLDER), |path| {
+        remove(&path.file_name().unwrap_or_default().to_string_lossy());
+    });
+    for folder in [Path::new(pins::ROOT), &env::temp_dir()] {
+        for_each_leftover(folder, |path| {
+            if let Err(error) = fs::remove_dir_all(path) {
+                eprintln!("{}: {error}", path.display());
             }
-        }
+        });
     }
+}
+
+fn for_each_leftover(folder: &Path, remove: impl Fn(&Path)) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| is_leftover(&entry.file_name().to_string_lossy())).for_each(|entry| remove(&entry.path()));
 }
 
 fn remove(name: &str) {

@@ -168,7 +168,7 @@ fn write_script(path: &Path, content: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
-/// A page of 20 KiB that compresses like text.
+/// A page of 12 KiB that compresses like text.
 fn page() -> String {
     let mut state = 1u32;
     let mut next = |below: u32| {
@@ -176,7 +176,7 @@ fn page() -> String {
         (state >> 8) % below
     };
     let mut text = String::from("<!doctype html><title>shop</title>\n");
-    while text.len() < 20 * 1024 {
+    while text.len() < 12 * 1024 {
         let seed = next(2000);
         let letters = (0..3 + seed % 7).map(|place| char::from(b'a' + ((seed * 31 + place * place * 7) % 26) as u8));
         text.extend(letters);
