@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use weir_tests::namespace::{is_leftover, unique_name};
 
+const ROOT: &str = "/sys/fs/cgroup";
 /// Short, so that a server which has used its share waits milliseconds and not tenths of a second.
 const PERIOD_MICROSECONDS: u32 = 25_000;
 
@@ -21,8 +22,12 @@ pub(crate) struct Quota(PathBuf);
 impl Quota {
     /// Makes a group that may use so many percent of one CPU.
     pub(crate) fn new(percent: u32) -> Result<Self> {
-        let hierarchy = Hierarchy::find()?;
-        let folder = hierarchy.root().join(unique_name("demo"));
+        Self::below(Path::new(ROOT), percent)
+    }
+
+    fn below(root: &Path, percent: u32) -> Result<Self> {
+        let hierarchy = Hierarchy::find(root)?;
+        let folder = hierarchy.folder(root).join(unique_name("demo"));
         fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
         let quota = Self(folder);
         let microseconds = PERIOD_MICROSECONDS * percent / 100;
@@ -62,8 +67,9 @@ impl Drop for Quota {
 
 /// Removes the groups of dead demos.
 pub(crate) fn sweep() {
-    let Ok(hierarchy) = Hierarchy::find() else { return };
-    for entry in fs::read_dir(hierarchy.root()).into_iter().flatten().flatten() {
+    let root = Path::new(ROOT);
+    let Ok(hierarchy) = Hierarchy::find(root) else { return };
+    for entry in fs::read_dir(hierarchy.folder(root)).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(is_leftover) {
             // One that is still in use is left to the next sweep.
             drop(fs::remove_dir(entry.path()));
@@ -78,28 +84,75 @@ enum Hierarchy {
 }
 
 impl Hierarchy {
-    fn find() -> Result<Self> {
-        let v2 = Self::V2.root();
-        let has_cpu = |file: &str| {
-            fs::read_to_string(v2.join(file)).is_ok_and(|text| text.split(' ').any(|word| word.trim() == "cpu"))
-        };
-        if has_cpu("cgroup.controllers") {
-            if !has_cpu("cgroup.subtree_control") {
-                fs::write(v2.join("cgroup.subtree_control"), "+cpu")
-                    .context("enable the cpu controller of cgroup v2")?;
+    fn find(root: &Path) -> Result<Self> {
+        if lists_cpu(&root.join("cgroup.controllers")) {
+            let control = root.join("cgroup.subtree_control");
+            if !lists_cpu(&control) {
+                fs::write(&control, "+cpu")
+                    .with_context(|| format!("hand on the cpu controller: {}", control.display()))?;
             }
             return Ok(Self::V2);
         }
-        if Self::V1.root().join("cpu.cfs_quota_us").exists() || Self::V1.root().join("cgroup.procs").exists() {
+        if Self::V1.folder(root).join("cgroup.procs").exists() {
             return Ok(Self::V1);
         }
-        bail!("no cpu controller of cgroups below /sys/fs/cgroup: the demo's servers get their speeds from it")
+        bail!("no cpu controller of cgroups below {}: the demo's servers get their speeds from it", root.display())
     }
 
-    fn root(self) -> &'static Path {
-        Path::new(match self {
-            Self::V1 => "/sys/fs/cgroup/cpu",
-            Self::V2 => "/sys/fs/cgroup",
-        })
+    fn folder(self, root: &Path) -> PathBuf {
+        match self {
+            Self::V1 => root.join("cpu"),
+            Self::V2 => root.to_owned(),
+        }
+    }
+}
+
+fn lists_cpu(file: &Path) -> bool {
+    fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|word| word == "cpu"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(quota: &Quota, file: &str) -> String {
+        fs::read_to_string(quota.0.join(file)).unwrap()
+    }
+
+    /// In a plain folder, where the control files are only files.
+    fn quota(files: &[(&str, &str)]) -> Result<(tempfile::TempDir, std::mem::ManuallyDrop<Quota>)> {
+        let root = tempfile::tempdir()?;
+        for (file, text) in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap())?;
+            fs::write(path, text)?;
+        }
+        let quota = Quota::below(root.path(), 16)?;
+        Ok((root, std::mem::ManuallyDrop::new(quota)))
+    }
+
+    #[test]
+    fn version_2_where_it_has_cpu() {
+        let files = [
+            ("cgroup.controllers", "cpuset cpu io\n"),
+            ("cgroup.subtree_control", "memory\n"),
+            ("cpu/cgroup.procs", ""),
+        ];
+        let (root, quota) = quota(&files).unwrap();
+        assert_eq!(content(&quota, "cpu.max"), "4000 25000");
+        assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
+        assert_eq!(quota.door().parent().unwrap().parent().unwrap(), root.path());
+    }
+
+    #[test]
+    fn version_1_else_and_an_error_without_either() {
+        let (root, quota) = quota(&[("cgroup.controllers", "io memory\n"), ("cpu/cgroup.procs", "")]).unwrap();
+        assert_eq!(
+            (content(&quota, "cpu.cfs_quota_us"), content(&quota, "cpu.cfs_period_us")),
+            ("4000".into(), "25000".into())
+        );
+        assert_eq!(quota.door().parent().unwrap().parent().unwrap(), root.path().join("cpu"));
+        let error = self::quota(&[("cgroup.controllers", "io memory\n")]).unwrap_err();
+        assert!(error.to_string().contains("no cpu controller"), "{error}");
     }
 }
