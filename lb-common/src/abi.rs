@@ -47,6 +47,20 @@ pub struct SweepRequest {
     pub count: u32,
 }
 
+/// What the repair of a count is told through its packet's first bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RepairRequest {
+    /// The backend.
+    pub backend: u32,
+    /// Always 0.
+    pub zero: u32,
+    /// What to add to its active connections.
+    pub active: i64,
+    /// What to add to its pending connections.
+    pub pending: i64,
+}
+
 /// What the sweep answers. Only element of the `sweep` array, added to by each run, zeroed by the agent before a pass.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,5 +80,5 @@ pub struct SweepResult {
 /// Buckets in one call of the sweep.
 pub const SWEEP_BATCH: u32 = 4096;
 
-plain_data!(Settings, SweepRequest, SweepResult);
-assert_size!(Settings = 24, SweepRequest = 8, SweepResult = 40);
+plain_data!(Settings, SweepRequest, RepairRequest, SweepResult);
+assert_size!(Settings = 24, SweepRequest = 8, RepairRequest = 24, SweepResult = 40);

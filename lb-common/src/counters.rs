@@ -80,7 +80,7 @@ drop_reasons! {
     TableFull = 5 => "table-full",
     /// No source port was free towards the backend.
     SnatPortsExhausted = 6 => "snat-ports-exhausted",
-    /// The time to live, or hop limit, ended here and the stack could not be asked to say so.
+    /// The time to live, or hop limit, ended here; the sender was told so where that was possible.
     TtlExceeded = 7 => "ttl-exceeded",
     /// The node has no route to the packet's new destination.
     NoRoute = 8 => "no-route",
@@ -90,6 +90,8 @@ drop_reasons! {
     RewriteFailed = 10 => "rewrite-failed",
     /// A selection table or a flow names a backend that does not exist.
     StaleTable = 11 => "stale-table",
+    /// The packet is larger than the way to its new destination allows; the sender was told so where that was possible.
+    TooBig = 12 => "too-big",
 }
 
 plain_data!(BackendLoad, Traffic, Recount);

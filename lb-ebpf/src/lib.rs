@@ -1,2 +1,21 @@
-//! Weir's packet pipeline.
+//! Weir's packet pipeline: one generic path over {XDP, tc} x {IPv4, IPv6} x {TCP, UDP}.
+//!
+//! A packet moves through [`parse`] -> [`pipeline`] ([`table`], [`select`], [`flow`]) -> [`rewrite`] and out. Nothing here knows BPF:
+//! the packet is behind [`packet::Packet`], the maps, the clock and the routing table behind [`env::Env`]. The programs in this
+//! package's binary give both their kernel form; the tests give them memory and run the same code on the host.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+
+pub mod atomic;
+pub mod checksum;
+pub mod create;
+pub mod env;
+pub mod flow;
+pub mod icmp;
+pub mod packet;
+pub mod parse;
+pub mod pipeline;
+pub mod rewrite;
+pub mod select;
+pub mod sweep;
+pub mod table;

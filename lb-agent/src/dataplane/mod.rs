@@ -1,5 +1,10 @@
 //! The map boundary: what the kernel holds, as plain values, and the one trait behind which it is the kernel or, in tests, memory.
 
+pub mod attach;
+pub mod bpf;
+pub mod pins;
+mod sys;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
@@ -128,6 +133,13 @@ pub struct FlowEntry {
     pub state: FlowState,
 }
 
+/// Slots that a frontend's selection table takes.
+pub fn table_slots(frontend: &Frontend) -> u32 {
+    let alias = lb_common::Algorithm::from_number(frontend.algorithm)
+        .is_some_and(|a| a.table() == lb_common::service::TableKind::Alias);
+    if alias { frontend.table_len.saturating_mul(2) } else { frontend.table_len }
+}
+
 /// Reads of the maps. The pinned maps give them with no agent running.
 pub trait Inspect {
     /// All that [`Write`] can write, as it stands in the kernel.
@@ -177,6 +189,61 @@ pub enum Error {
     NotPinned {
         /// The folder.
         path: std::path::PathBuf,
+    },
+    /// The pin path is not where maps can be pinned.
+    #[error(
+        "{path} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf); after `ip netns exec`, which hides it, \
+         enter the namespace with `nsenter --net=/run/netns/NAME` instead"
+    )]
+    NotBpffs {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
+    /// Another agent holds the pin path.
+    #[error("another agent is running with pin path {path}: stop it, or give this one a folder of its own with --pin-path")]
+    AgentRunning {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
+    /// The pinned maps were made by another layout.
+    #[error(
+        "the maps pinned in {path} have layout {found}, this program knows {known}: run the version that made them, or \
+         `weir detach` (which ends their connections) and start again"
+    )]
+    Abi {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Its layout.
+        found: String,
+        /// Ours.
+        known: u32,
+    },
+    /// The binary has no BPF programs in it.
+    #[error("this binary was built without the BPF programs: build it with `cargo xtask build`")]
+    NoObject,
+    /// There is no such interface.
+    #[error("interface {interface} does not exist here: name one of `ip link` with --interface")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// XDP is taken.
+    #[error(
+        "interface {interface} already has the XDP program {holder}: detach that, or use --datapath auto, which takes tc there"
+    )]
+    XdpHeld {
+        /// The interface.
+        interface: String,
+        /// The program that holds it.
+        holder: String,
+    },
+    /// The kernel or the user has not what is needed.
+    #[error("{what}: {source}; Weir needs Linux 6.6 or newer (tcx) and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root")]
+    Unsupported {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Something else in the kernel said no.
     #[error("{what}: {source}")]

@@ -1,0 +1,297 @@
+//! Which program sits at which interface. Every attachment is a link, pinned as `link_<interface index>_<hook>`: it outlives the
+//! agent, and the next agent puts its own program into the same link without a gap.
+
+use std::{fmt, fs, io, path::Path};
+
+use aya::programs::{
+    ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, LinkInfo, PinnedLink},
+    tc::SchedClassifierLink,
+    xdp::XdpLink,
+};
+use lb_common::names::{INTERFACE_XDP, map, program};
+
+use super::{
+    Error,
+    bpf::{Bpf, find, kernel},
+    pins::{failed, map_folder},
+    sys,
+};
+
+/// `--datapath`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Datapath {
+    /// XDP with tc beside it where the interface is a device with a driver that can, else tc.
+    #[default]
+    Auto,
+    /// tc alone.
+    Tc,
+    /// XDP in the driver, with tc beside it; an error where that is not possible.
+    Xdp,
+    /// XDP in the kernel's generic form, with tc beside it.
+    XdpGeneric,
+}
+
+/// What an interface is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Clients come this way.
+    Uplink,
+    /// Backends are behind it.
+    Backend,
+}
+
+/// A place in the kernel where a program of ours is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookKind {
+    /// tcx ingress.
+    TcxIngress,
+    /// tcx egress.
+    TcxEgress,
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the kernel's generic form.
+    XdpGeneric,
+}
+
+impl HookKind {
+    const ALL: [Self; 4] = [Self::TcxIngress, Self::TcxEgress, Self::XdpNative, Self::XdpGeneric];
+
+    /// The name in output and pins.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcxIngress => "tcx-ingress",
+            Self::TcxEgress => "tcx-egress",
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+        }
+    }
+
+    const fn is_xdp(self) -> bool {
+        matches!(self, Self::XdpNative | Self::XdpGeneric)
+    }
+}
+
+impl fmt::Display for HookKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The interface's name; `None` if it is not in this network namespace.
+    pub interface: Option<String>,
+    /// The interface's index.
+    pub index: u32,
+    /// Where.
+    pub kind: HookKind,
+    /// The program's id.
+    pub program: u32,
+}
+
+fn pin_name(index: u32, kind: HookKind) -> String {
+    format!("link_{index}_{kind}")
+}
+
+fn parse_pin(name: &str) -> Option<(u32, HookKind)> {
+    let (index, hook) = name.strip_prefix("link_")?.split_once('_')?;
+    Some((index.parse().ok()?, HookKind::ALL.into_iter().find(|kind| kind.name() == hook)?))
+}
+
+/// The pinned links of a pin path.
+pub fn hooks(pin_path: &Path) -> Result<Vec<Hook>, Error> {
+    let folder = fs::read_dir(pin_path).map_err(|_| Error::NotPinned { path: pin_path.into() })?;
+    let mut found = Vec::new();
+    for file in folder.filter_map(Result::ok) {
+        let Some((index, kind)) = file.file_name().to_str().and_then(parse_pin) else { continue };
+        let link = PinnedLink::from_pin(file.path()).map_err(|e| kernel(format!("open {}", file.path().display()), e))?;
+        let program = link_program(&FdLink::from(link)).unwrap_or(0);
+        found.push(Hook { interface: sys::interface_name(index), index, kind, program });
+    }
+    found.sort_by_key(|hook| (hook.index, hook.kind));
+    Ok(found)
+}
+
+fn link_program(link: &FdLink) -> Option<u32> {
+    link.info().ok().map(|info: LinkInfo| info.program_id())
+}
+
+/// What `detach` has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detached {
+    /// Links.
+    pub hooks: Vec<Hook>,
+    /// Maps.
+    pub maps: usize,
+}
+
+/// Removes every link and map of a pin path, and the folder. Refused while an agent runs.
+pub fn detach(pin_path: &Path) -> Result<Detached, Error> {
+    let lock = sys::lock(pin_path).map_err(|_| Error::NotPinned { path: pin_path.into() })?;
+    let _lock = lock.ok_or_else(|| Error::AgentRunning { path: pin_path.into() })?;
+    let hooks = hooks(pin_path)?;
+    let gone = |path: &Path| kernel_io(format!("remove {}", path.display()));
+    for hook in &hooks {
+        let path = pin_path.join(pin_name(hook.index, hook.kind));
+        fs::remove_file(&path).map_err(gone(&path))?;
+    }
+    let folder = map_folder(pin_path);
+    let mut maps = 0;
+    for file in fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok) {
+        fs::remove_file(file.path()).map_err(gone(&file.path()))?;
+        maps += 1;
+    }
+    for path in [folder.as_path(), pin_path] {
+        if path.exists() {
+            fs::remove_dir(path).map_err(gone(path))?;
+        }
+    }
+    Ok(Detached { hooks, maps })
+}
+
+fn kernel_io(what: String) -> impl FnOnce(io::Error) -> Error {
+    move |source| kernel(what, source)
+}
+
+impl Bpf {
+    /// Attaches what an interface of this role needs; what is attached already gets this agent's programs. Returns the hooks.
+    pub fn attach(&mut self, interface: &str, role: Role, datapath: Datapath) -> Result<Vec<HookKind>, Error> {
+        let index = sys::interface_index(interface)
+            .ok_or_else(|| Error::NoInterface { interface: interface.into() })?;
+        let mut kinds = Vec::new();
+        if role == Role::Uplink
+            && let Some(kind) = self.attach_xdp(interface, index, datapath)?
+        {
+            kinds.push(kind);
+        }
+        // From here on tc takes what XDP leaves.
+        self.attach_tc(interface, index, HookKind::TcxIngress)?;
+        kinds.push(HookKind::TcxIngress);
+        if role == Role::Uplink {
+            self.attach_tc(interface, index, HookKind::TcxEgress)?;
+            kinds.push(HookKind::TcxEgress);
+        }
+        Ok(kinds)
+    }
+
+    /// Removes links whose interface is gone.
+    pub fn forget_gone(&mut self) -> Result<(), Error> {
+        for hook in hooks(&self.pin_path)? {
+            if hook.interface.is_none() {
+                let path = self.pin_path.join(pin_name(hook.index, hook.kind));
+                fs::remove_file(&path).map_err(kernel_io(format!("remove {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The link pinned for a hook, if there is one.
+    fn pinned_link(&self, index: u32, kind: HookKind) -> Option<FdLink> {
+        PinnedLink::from_pin(self.pin_path.join(pin_name(index, kind))).ok().map(FdLink::from)
+    }
+
+    fn pin(&self, link: FdLink, index: u32, kind: HookKind) -> Result<(), Error> {
+        let path = self.pin_path.join(pin_name(index, kind));
+        link.pin(&path).map(drop).map_err(|e| kernel(format!("pin {}", path.display()), e))
+    }
+
+    fn attach_tc(&mut self, interface: &str, index: u32, kind: HookKind) -> Result<(), Error> {
+        let (name, attach_type) = match kind {
+            HookKind::TcxEgress => (program::EGRESS, TcAttachType::Egress),
+            _ => (program::INGRESS, TcAttachType::Ingress),
+        };
+        let context = |e: ProgramError| kernel(format!("attach {name} to {interface}"), e);
+        let old = self.pinned_link(index, kind);
+        let program: &mut SchedClassifier = find(&mut self.programs, name)?;
+        if let Some(link) = old {
+            let link = SchedClassifierLink::try_from(link).map_err(|e| kernel(format!("take over {kind}"), e))?;
+            let id = program.attach_to_link(link).map_err(context)?;
+            // The pin keeps the link; this handle of it is not needed.
+            return program.take_link(id).map(drop).map_err(context);
+        }
+        let id = program.attach(interface, attach_type).map_err(|source| Error::Unsupported {
+            what: format!("attach {name} to {interface}"),
+            source: Box::new(source),
+        })?;
+        let link = program.take_link(id).map_err(context)?;
+        let link = FdLink::try_from(link).map_err(|e| kernel(format!("attach {name} to {interface} by tcx"), e))?;
+        self.pin(link, index, kind)
+    }
+
+    /// Attaches XDP if it is wanted, and `auto` finds it possible.
+    fn attach_xdp(&mut self, interface: &str, index: u32, datapath: Datapath) -> Result<Option<HookKind>, Error> {
+        let kind = match datapath {
+            Datapath::Tc => return Ok(None),
+            Datapath::Auto if !has_device(interface) => return Ok(None),
+            Datapath::Auto | Datapath::Xdp => HookKind::XdpNative,
+            Datapath::XdpGeneric => HookKind::XdpGeneric,
+        };
+        match self.put_xdp(interface, index, kind) {
+            Ok(()) => {
+                let result = self.pinned.interfaces.insert(index, INTERFACE_XDP, 0);
+                result.map_err(failed(map::INTERFACES, "write"))?;
+                Ok(Some(kind))
+            }
+            Err(error) if datapath == Datapath::Auto => {
+                tracing::info!(interface, %error, "no XDP here, tc alone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_xdp(&mut self, interface: &str, index: u32, kind: HookKind) -> Result<(), Error> {
+        let context = |e: ProgramError| kernel(format!("attach {} to {interface} ({kind})", program::XDP), e);
+        let old = self.pinned_link(index, kind);
+        let xdp: &mut Xdp = find(&mut self.programs, program::XDP)?;
+        if let Some(link) = old {
+            let link = XdpLink::try_from(link).map_err(|e| kernel(format!("take over {kind}"), e))?;
+            let id = xdp.attach_to_link(link).map_err(context)?;
+            return xdp.take_link(id).map(drop).map_err(context);
+        }
+        let mode = if kind == HookKind::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
+        let id = match xdp.attach_to_if_index(index, mode) {
+            Ok(id) => id,
+            Err(error) if is_busy(&error) => {
+                return Err(Error::XdpHeld { interface: interface.into(), holder: holder(interface) });
+            }
+            Err(error) => return Err(context(error)),
+        };
+        let link = xdp.take_link(id).map_err(context)?;
+        // aya falls back to netlink without a word; such an attachment cannot be pinned and would end with us.
+        let link = FdLink::try_from(link).map_err(|e| kernel(format!("attach XDP to {interface} by a link"), e))?;
+        self.pin(link, index, kind)
+    }
+}
+
+impl Hook {
+    /// Whether it is an XDP hook.
+    pub const fn is_xdp(&self) -> bool {
+        self.kind.is_xdp()
+    }
+}
+
+fn is_busy(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(e)
+        if matches!(e.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
+}
+
+/// Whether an interface is a device with a driver, not a virtual one, on which XDP costs segmentation offload.
+fn has_device(interface: &str) -> bool {
+    Path::new("/sys/class/net").join(interface).join("device").exists()
+}
+
+/// The XDP program at an interface, as `NAME (id N)`.
+fn holder(interface: &str) -> String {
+    let Some(id) = sys::xdp_program(interface) else { return "of someone else".into() };
+    let name = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info: &ProgramInfo| info.id() == id)
+        .and_then(|info| info.name_as_str().map(str::to_owned));
+    match name {
+        Some(name) => format!("{name} (id {id})"),
+        None => format!("id {id}"),
+    }
+}

@@ -1,0 +1,324 @@
+//! The pinned maps and links, read without an agent. The agent itself reads and writes through the same handles.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, MapType, PerCpuArray},
+};
+use lb_common::{
+    ABI_VERSION, Backend, BackendLoad, Bucket, DropReason, Frontend, Settings, SocketKey, Traffic, Vip,
+    abi::SweepResult,
+    counters::Recount,
+    flow::{WAYS, meta_state},
+    names::{Name, NameKey, map},
+};
+
+use super::{Capacity, Counters, Error, FlowEntry, Inspect, Tables, sys, sys::Mapped};
+
+/// The folder of this layout's maps.
+pub fn map_folder(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("v{ABI_VERSION}"))
+}
+
+/// Handles of the pinned maps.
+pub struct Pinned {
+    pub(super) frontends: HashMap<MapData, SocketKey, Frontend>,
+    pub(super) vips: Array<MapData, Vip>,
+    pub(super) backends: Array<MapData, Backend>,
+    pub(super) endpoints: HashMap<MapData, SocketKey, u32>,
+    pub(super) names: HashMap<MapData, NameKey, Name>,
+    pub(super) drains: HashMap<MapData, SocketKey, u32>,
+    pub(super) interfaces: HashMap<MapData, u32, u32>,
+    pub(super) traffic: PerCpuArray<MapData, Traffic>,
+    drops: PerCpuArray<MapData, u64>,
+    pub(super) settings: Array<MapData, Settings>,
+    pub(super) sweep: Array<MapData, SweepResult>,
+    pub(super) slots: Mapped<u64>,
+    pub(super) loads: Mapped<BackendLoad>,
+    flows: Mapped<Bucket>,
+    pub(super) recounts: Mapped<Recount>,
+    capacity: Capacity,
+}
+
+/// Wraps an error of a map.
+pub(super) fn failed(map: &'static str, operation: &'static str) -> impl Fn(MapError) -> Error {
+    move |error| {
+        let source = match error {
+            MapError::SyscallError(error) => error.io_error,
+            other => io::Error::other(other),
+        };
+        Error::Map { map, operation, source }
+    }
+}
+
+/// Where maps are opened from.
+struct Folder<'a>(&'a Path);
+
+impl Folder<'_> {
+    fn data(&self, name: &'static str) -> Result<MapData, Error> {
+        MapData::from_pin(self.0.join(name)).map_err(failed(name, "open"))
+    }
+
+    fn typed<M: TryFrom<Map, Error = MapError>>(
+        &self,
+        name: &'static str,
+        wrap: fn(MapData) -> Map,
+    ) -> Result<M, Error> {
+        M::try_from(wrap(self.data(name)?)).map_err(failed(name, "open"))
+    }
+
+    fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, Error> {
+        let data = self.data(name)?;
+        let len = data.info().map_err(failed(name, "read information of"))?.max_entries() as usize;
+        Mapped::new(data.fd(), len).map_err(|source| Error::Map { map: name, operation: "map into memory", source })
+    }
+}
+
+impl Pinned {
+    /// Opens the maps that are pinned under a pin path.
+    pub fn open(pin_path: &Path) -> Result<Self, Error> {
+        let path = map_folder(pin_path);
+        if !path.join(map::SETTINGS).exists() {
+            let existing = pin_path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+            return Err(if sys::is_bpffs(existing) {
+                Error::NotPinned { path: pin_path.into() }
+            } else {
+                Error::NotBpffs { path: pin_path.into() }
+            });
+        }
+        let folder = Folder(&path);
+        let vips: Array<_, Vip> = folder.typed(map::VIPS, Map::Array)?;
+        let backends: Array<_, Backend> = folder.typed(map::BACKENDS, Map::Array)?;
+        let slots = folder.mapped(map::SLOTS)?;
+        let flows: Mapped<Bucket> = folder.mapped(map::FLOWS)?;
+        let cursors: Array<_, u64> = folder.typed(map::CURSORS, Map::Array)?;
+        let capacity = Capacity {
+            frontends: vips.len(),
+            backends: backends.len(),
+            slots: slots.len() as u32,
+            services: cursors.len(),
+            flows: (flows.len() * WAYS) as u32,
+        };
+        Ok(Self {
+            frontends: folder.typed(map::FRONTENDS, Map::HashMap)?,
+            vips,
+            backends,
+            endpoints: folder.typed(map::ENDPOINTS, Map::HashMap)?,
+            names: folder.typed(map::NAMES, Map::HashMap)?,
+            drains: folder.typed(map::DRAINS, Map::HashMap)?,
+            interfaces: folder.typed(map::INTERFACES, Map::HashMap)?,
+            traffic: folder.typed(map::TRAFFIC, Map::PerCpuArray)?,
+            drops: folder.typed(map::DROPS, Map::PerCpuArray)?,
+            settings: folder.typed(map::SETTINGS, Map::Array)?,
+            sweep: folder.typed(map::SWEEP, Map::Array)?,
+            slots,
+            loads: folder.mapped(map::LOADS)?,
+            flows,
+            recounts: folder.mapped(map::RECOUNTS)?,
+            capacity,
+        })
+    }
+
+    /// Marks or unmarks a backend as drained by hand; a running agent sees it within a second.
+    pub fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error> {
+        let result =
+            if drained { self.drains.insert(backend, 1, 0) } else { ignore_missing(self.drains.remove(&backend)) };
+        result.map_err(failed(map::DRAINS, "write"))
+    }
+
+    fn run_of(&self, offset: u32, len: u32) -> Vec<u64> {
+        (offset..offset.saturating_add(len)).map_while(|i| self.slots.get(i as usize)).collect()
+    }
+}
+
+/// Deleting what is not there is no error.
+pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// All entries of a hash map.
+fn entries<K: Pod + Ord, V: Pod>(
+    name: &'static str,
+    map: &HashMap<MapData, K, V>,
+) -> Result<BTreeMap<K, V>, Error> {
+    map.iter().collect::<Result<_, _>>().map_err(failed(name, "read"))
+}
+
+/// All elements of an array that `used` accepts.
+fn elements<T: Pod>(
+    name: &'static str,
+    array: &Array<MapData, T>,
+    used: impl Fn(&T) -> bool,
+) -> Result<BTreeMap<u32, T>, Error> {
+    let mut found = BTreeMap::new();
+    for index in 0..array.len() {
+        let element = array.get(&index, 0).map_err(failed(name, "read"))?;
+        if used(&element) {
+            found.insert(index, element);
+        }
+    }
+    Ok(found)
+}
+
+impl Inspect for Pinned {
+    fn tables(&self) -> Result<Tables, Error> {
+        let frontends = entries(map::FRONTENDS, &self.frontends)?;
+        let slots = frontends
+            .values()
+            .filter(|f| f.table_len > 0)
+            .map(|f| (f.table_offset, self.run_of(f.table_offset, super::table_slots(f))))
+            .collect();
+        Ok(Tables {
+            slots,
+            vips: elements(map::VIPS, &self.vips, |v| v.live != 0)?,
+            backends: elements(map::BACKENDS, &self.backends, |b| b.incarnation != 0)?,
+            endpoints: entries(map::ENDPOINTS, &self.endpoints)?,
+            names: entries(map::NAMES, &self.names)?.into_iter().map(|(k, v)| (k, v.as_str().to_owned())).collect(),
+            frontends,
+        })
+    }
+
+    fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error> {
+        let one = |index: &u32| {
+            let traffic = self.traffic.get(index, 0).map_err(failed(map::TRAFFIC, "read"))?;
+            let load = self.loads.get(*index as usize).unwrap_or_default();
+            Ok(Counters { load, traffic: traffic.iter().fold(Traffic::default(), add) })
+        };
+        backends.iter().map(one).collect()
+    }
+
+    fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error> {
+        let one = |reason: &DropReason| {
+            let counts = self.drops.get(&(*reason as u32), 0).map_err(failed(map::DROPS, "read"))?;
+            Ok((*reason, counts.iter().sum()))
+        };
+        DropReason::ALL.iter().map(one).collect()
+    }
+
+    fn drains(&self) -> Result<BTreeSet<SocketKey>, Error> {
+        Ok(entries(map::DRAINS, &self.drains)?.into_keys().collect())
+    }
+
+    fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
+        let mut found = Vec::new();
+        for bucket in (0..self.flows.len()).filter_map(|i| self.flows.get(i)) {
+            for (meta, flow) in bucket.meta.into_iter().zip(bucket.ways) {
+                if meta as u8 != 0 {
+                    found.push(FlowEntry { flow, state: meta_state(meta) });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn settings(&self) -> Result<Settings, Error> {
+        self.settings.get(&0, 0).map_err(failed(map::SETTINGS, "read"))
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+}
+
+fn add(sum: Traffic, one: &Traffic) -> Traffic {
+    Traffic {
+        packets_in: sum.packets_in + one.packets_in,
+        packets_out: sum.packets_out + one.packets_out,
+        bytes_in: sum.bytes_in + one.bytes_in,
+        bytes_out: sum.bytes_out + one.bytes_out,
+    }
+}
+
+/// What the kernel says of a pinned map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the kernel's documentation writes it.
+    pub kind: String,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Elements it has room for.
+    pub max_entries: u32,
+    /// Elements in it; `None` for arrays, which are always full.
+    pub entries: Option<u64>,
+    /// Kernel memory it takes, in bytes.
+    pub bytes: u64,
+}
+
+/// The pinned maps of this layout.
+pub fn maps(pin_path: &Path) -> Result<Vec<MapInfo>, Error> {
+    let path = map_folder(pin_path);
+    if !path.join(map::SETTINGS).exists() {
+        return Err(Error::NotPinned { path: pin_path.into() });
+    }
+    let folder = Folder(&path);
+    map::PINNED.iter().map(|name| map_info(&folder, name)).collect()
+}
+
+fn map_info(folder: &Folder<'_>, name: &'static str) -> Result<MapInfo, Error> {
+    let data = folder.data(name)?;
+    let info = data.info().map_err(failed(name, "read information of"))?;
+    let kind = info.map_type().map_err(failed(name, "read information of"))?;
+    let hash = matches!(kind, MapType::Hash | MapType::LruHash);
+    Ok(MapInfo {
+        name: name.into(),
+        kind: kind_name(kind).into(),
+        key_size: info.key_size(),
+        value_size: info.value_size(),
+        max_entries: info.max_entries(),
+        entries: hash.then(|| count_keys(name, folder)).transpose()?,
+        bytes: memlock(data.fd()),
+    })
+}
+
+fn kind_name(kind: MapType) -> &'static str {
+    match kind {
+        MapType::Hash => "hash",
+        MapType::LruHash => "lru_hash",
+        MapType::Array => "array",
+        MapType::PerCpuArray => "percpu_array",
+        _ => "other",
+    }
+}
+
+/// The entries of a hash map, whose key is one of three sizes.
+fn count_keys(name: &'static str, folder: &Folder<'_>) -> Result<u64, Error> {
+    fn count<K: Pod, M: TryFrom<Map, Error = MapError> + IterableMap<K, V>, V>(
+        folder: &Folder<'_>,
+        name: &'static str,
+        wrap: fn(MapData) -> Map,
+        keys: fn(&M) -> u64,
+    ) -> Result<u64, Error> {
+        Ok(keys(&folder.typed::<M>(name, wrap)?))
+    }
+    fn keys<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> u64 {
+        map.keys().filter(Result::is_ok).count() as u64
+    }
+    match name {
+        map::FRONTENDS => count(folder, name, Map::HashMap, keys::<SocketKey, Frontend>),
+        map::ENDPOINTS | map::DRAINS => count(folder, name, Map::HashMap, keys::<SocketKey, u32>),
+        map::NAMES => count(folder, name, Map::HashMap, keys::<NameKey, Name>),
+        map::INTERFACES => count(folder, name, Map::HashMap, keys::<u32, u32>),
+        _ => count(folder, name, Map::LruHashMap, keys::<lb_common::AffinityKey, lb_common::AffinityValue>),
+    }
+}
+
+/// The kernel memory of a map, from its descriptor's information in /proc.
+fn memlock(fd: &aya::maps::MapFd) -> u64 {
+    use std::os::fd::{AsFd, AsRawFd};
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix("memlock:")?.trim().parse().ok()).unwrap_or(0)
+}

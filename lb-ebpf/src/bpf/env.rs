@@ -1,0 +1,228 @@
+//! The kernel's side of the pipeline's surroundings: maps, coarse clock, random numbers, routing table.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE,
+    },
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use aya_log_ebpf::info;
+use lb_common::{
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, SocketKey, Traffic, Vip,
+    counters::Recount, names::INTERFACE_XDP,
+};
+use lb_ebpf::{
+    env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Table},
+    parse::Parsed,
+};
+
+use super::maps::{self, *};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.2.
+const SKIP_NEIGH: u32 = 1 << 2;
+/// Of so many rare events one is logged.
+const LOG_SAMPLE: u32 = 8;
+
+/// The pipeline's surroundings in the kernel.
+pub(crate) struct Kernel<'a, C> {
+    pub(crate) ctx: &'a C,
+    /// The interface the packet came by.
+    pub(crate) interface: u32,
+}
+
+impl<C: EbpfContext> Env for Kernel<'_, C> {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        if maps::test_clock() != 0 {
+            return CLOCK.get(0).copied().unwrap_or(0);
+        }
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn limits(&self) -> Limits {
+        Limits {
+            flow_seed: maps::flow_seed(),
+            bucket_mask: maps::bucket_mask(),
+            snat_first: maps::snat_first(),
+            snat_last: maps::snat_last(),
+            tcp_idle: maps::tcp_idle(),
+        }
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<&'static mut Scratch> {
+        // SAFETY: this CPU's own element; programs here neither nest nor migrate.
+        SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &SocketKey) -> Option<&Frontend> {
+        // SAFETY: an updated record is a new one; the old stays until no program uses it (RCU).
+        unsafe { FRONTENDS.get(key) }
+    }
+
+    #[inline(always)]
+    fn vip(&self, id: u32) -> Option<&Vip> {
+        VIPS.get(id)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, key: &SocketKey) -> Option<u32> {
+        // SAFETY: as in `frontend`.
+        unsafe { ENDPOINTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<&Backend> {
+        BACKENDS.get(index)
+    }
+
+    #[inline(always)]
+    fn load(&self, index: u32) -> Option<*mut BackendLoad> {
+        LOADS.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn traffic(&self, index: u32) -> Option<*mut Traffic> {
+        TRAFFIC.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn recount(&self, index: u32) -> Option<*mut Recount> {
+        RECOUNTS.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u64> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn cursor(&self, service: u32) -> Option<*mut u64> {
+        CURSORS.get_ptr_mut(service)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        // SAFETY: a torn value is checked against the backend it names.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        // An LRU map makes room by itself; where it cannot, the client merely does not stay.
+        let _ = AFFINITY.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket> {
+        match table {
+            Table::Forward => FLOWS.get_ptr_mut(index),
+            Table::Reply => REPLIES.get_ptr_mut(index),
+        }
+    }
+
+    #[inline(always)]
+    fn route(&self, hook: Hook, scratch: &mut Scratch, bytes: u32) -> Route {
+        // A tag that is still in the packet would travel on with it.
+        if scratch.packet.l3 != 14 {
+            return Route::Defer;
+        }
+        let xdp = hook == Hook::Xdp;
+        ask(scratch, self.interface, bytes);
+        let fib = &mut scratch.fib;
+        // SAFETY: `fib` has the layout and the size the helper expects, `ctx` is this program's.
+        let answer = unsafe {
+            bpf_fib_lookup(
+                self.ctx.as_ptr(),
+                core::ptr::from_mut(fib).cast(),
+                size_of::<Fib>() as i32,
+                if xdp { 0 } else { SKIP_NEIGH },
+            )
+        } as u32;
+        match answer {
+            BPF_FIB_LKUP_RET_SUCCESS if xdp => self.xdp_way(fib.interface),
+            BPF_FIB_LKUP_RET_SUCCESS => {
+                scratch.next_hop = NextHop { family: fib.family as u32, addr: fib.dst };
+                Route::Interface(fib.interface)
+            }
+            _ if xdp => Route::Defer,
+            BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_NO_NEIGH => Route::Stack,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(fib.bytes as u32),
+            BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Drop(DropReason::ForwardingDisabled),
+            BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+                Route::Drop(DropReason::NoRoute)
+            }
+            _ => Route::Drop(DropReason::NoRoute),
+        }
+    }
+
+    #[inline(always)]
+    fn trace(&self, event: Event, scratch: &Scratch) {
+        if maps::log() != 0 && self.random() % LOG_SAMPLE == 0 {
+            log(self.ctx, event, &scratch.packet);
+        }
+    }
+}
+
+impl<C> Kernel<'_, C> {
+    /// XDP sends back where the packet came from, or to an interface that has a program of ours: only those surely can take it.
+    #[inline(always)]
+    fn xdp_way(&self, interface: u32) -> Route {
+        // SAFETY: one word.
+        let known = || unsafe { INTERFACES.get(&interface) }.is_some_and(|flags| flags & INTERFACE_XDP != 0);
+        if interface == self.interface || known() { Route::Interface(interface) } else { Route::Defer }
+    }
+}
+
+#[inline(always)]
+fn ask(scratch: &mut Scratch, interface: u32, bytes: u32) {
+    let (packet, to, fib) = (&scratch.packet, &scratch.to, &mut scratch.fib);
+    fib.protocol = packet.protocol;
+    fib.src_port = to.src_port;
+    fib.dst_port = to.dst_port;
+    fib.bytes = bytes.min(u16::MAX as u32) as u16;
+    fib.interface = interface;
+    fib.class = 0;
+    fib.vlan = 0;
+    if packet.is_v4() {
+        fib.family = AF_INET;
+        fib.src = [to.src.v4_word(), 0, 0, 0];
+        fib.dst = [to.dst.v4_word(), 0, 0, 0];
+    } else {
+        fib.family = AF_INET6;
+        fib.src = to.src.0;
+        fib.dst = to.dst.0;
+    }
+}
+
+#[inline(never)]
+fn log<C: EbpfContext>(ctx: &C, event: Event, packet: &Parsed) {
+    let (port, to) = (packet.src_port.number(), packet.dst_port.number());
+    // The last word of each address: all of an IPv4 address, the end of an IPv6 address.
+    let (src, dst) = (u32::from_be(packet.src.0[3]), u32::from_be(packet.dst.0[3]));
+    match event {
+        Event::NewFlow(backend) => {
+            info!(ctx, "new flow {:i}:{} -> {:i}:{} to backend {}", src, port, dst, to, backend);
+        }
+        Event::Drop(reason) => {
+            info!(ctx, "drop {:i}:{} -> {:i}:{} reason {}", src, port, dst, to, reason);
+        }
+        Event::Evicted(backend) => {
+            info!(ctx, "evicted a flow of backend {} for {:i}:{} -> {:i}:{}", backend, src, port, dst, to);
+        }
+    }
+}

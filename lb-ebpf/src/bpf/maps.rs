@@ -1,0 +1,81 @@
+//! The maps and the constants of a load. Sizes given here are defaults that the agent overrides.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use lb_common::{
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Frontend, Settings, SocketKey, Traffic, Vip,
+    abi::SweepResult,
+    counters::Recount,
+    names::{Name, NameKey},
+};
+use lb_ebpf::env::Scratch;
+
+/// Declares maps under the names of [`lb_common::names::map`].
+macro_rules! maps {
+    ($($name:literal $ident:ident: $kind:ident<$($t:ty),+> = $size:expr, $flags:expr;)*) => { $(
+        #[map(name = $name)]
+        pub(crate) static $ident: $kind<$($t),+> = $kind::with_max_entries($size, $flags);
+    )* };
+}
+
+maps! {
+    "frontends" FRONTENDS: HashMap<SocketKey, Frontend> = 4096, 0;
+    "vips" VIPS: Array<Vip> = 4096, 0;
+    "backends" BACKENDS: Array<Backend> = 16384, 0;
+    "endpoints" ENDPOINTS: HashMap<SocketKey, u32> = 16384, 0;
+    // Mappable: the agent writes whole tables without a system call per slot.
+    "slots" SLOTS: Array<u64> = 1 << 20, BPF_F_MMAPABLE;
+    "cursors" CURSORS: Array<u64> = 4096, 0;
+    "affinity" AFFINITY: LruHashMap<AffinityKey, AffinityValue> = 65536, 0;
+    // Mappable because the values of such a map start at a page: else every bucket straddles two cache lines.
+    "flows" FLOWS: Array<Bucket> = 1 << 16, BPF_F_MMAPABLE;
+    "replies" REPLIES: Array<Bucket> = 1 << 16, BPF_F_MMAPABLE;
+    "loads" LOADS: Array<BackendLoad> = 16384, BPF_F_MMAPABLE;
+    "traffic" TRAFFIC: PerCpuArray<Traffic> = 16384, 0;
+    "drops" DROPS: PerCpuArray<u64> = 32, 0;
+    "settings" SETTINGS: Array<Settings> = 1, 0;
+    "names" NAMES: HashMap<NameKey, Name> = 32768, BPF_F_NO_PREALLOC;
+    "drains" DRAINS: HashMap<SocketKey, u32> = 4096, BPF_F_NO_PREALLOC;
+    "recounts" RECOUNTS: Array<Recount> = 16384, BPF_F_MMAPABLE;
+    "sweep" SWEEP: Array<SweepResult> = 1, 0;
+    "interfaces" INTERFACES: HashMap<u32, u32> = 1024, BPF_F_NO_PREALLOC;
+    "clock" CLOCK: Array<u32> = 1, 0;
+    "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
+}
+
+/// Declares constants that the agent sets before it loads the programs; the verifier prunes what they rule out.
+macro_rules! constants {
+    ($($(#[doc = $doc:literal])* $getter:ident $ident:ident: $t:ty = $default:expr;)*) => { $(
+        #[unsafe(no_mangle)]
+        static $ident: $t = $default;
+
+        $(#[doc = $doc])*
+        #[inline(always)]
+        pub(crate) fn $getter() -> $t {
+            // SAFETY: a static; volatile because the loader changes it behind the compiler's back.
+            unsafe { core::ptr::read_volatile(&raw const $ident) }
+        }
+    )* };
+}
+
+constants! {
+    /// `Settings::flow_seed`.
+    flow_seed FLOW_SEED: u64 = 0;
+    /// `Settings::bucket_mask`.
+    bucket_mask BUCKET_MASK: u32 = 0xffff;
+    /// `Settings::snat_first`.
+    snat_first SNAT_FIRST: u16 = 61000;
+    /// `Settings::snat_last`.
+    snat_last SNAT_LAST: u16 = 65535;
+    /// `Settings::tcp_idle`.
+    tcp_idle TCP_IDLE: u32 = 8000;
+    /// `BPF_F_IPV6` where the kernel knows it (6.16), else 0.
+    checksum_v6_flag CHECKSUM_V6_FLAG: u64 = 0;
+    /// 1: rare events are logged.
+    log LOG: u32 = 0;
+    /// 1: time is the `clock` map's (tests).
+    test_clock TEST_CLOCK: u32 = 0;
+}

@@ -1,0 +1,163 @@
+//! tc: ingress of every interface, egress of uplinks.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
+    },
+    macros::classifier,
+    programs::TcContext,
+};
+use lb_common::DropReason;
+use lb_ebpf::{
+    env::{Env, Hook, NextHop},
+    packet::{MAX_OFFSET, Packet, Plain, TransportChange},
+    pipeline::{self, Action, Verdict},
+};
+
+use super::{
+    env::Kernel,
+    maps::{self, DROPS},
+};
+
+/// Lets the next program decide, and the stack if there is none.
+const NEXT: i32 = -1;
+/// Bytes brought into reach when headers are not: Ethernet, IP with options, ICMP, and the same of a quoted packet.
+const REACH: u32 = 224;
+
+/// A socket buffer.
+struct Buffer(*mut __sk_buff);
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        // SAFETY: `self.0` is the program's context. Volatile: a pointer kept across a call is a number to the verifier.
+        let (data, end) = unsafe {
+            (read_volatile(&raw const (*self.0).data) as usize, read_volatile(&raw const (*self.0).data_end) as usize)
+        };
+        let start = data + offset as usize;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: in bounds, as just checked; `Plain` has no invalid patterns.
+        Some(unsafe { (start as *const T).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
+        // SAFETY: the helper checks the offset; `value` is `size_of::<T>()` readable bytes.
+        let result = unsafe {
+            bpf_skb_store_bytes(self.0, offset, (&raw const value).cast(), size_of::<T>() as u32, 0)
+        };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: `self.0` is the program's context.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> (u32, u32) {
+        // SAFETY: `self.0` is the program's context.
+        let (segments, size) = unsafe { ((*self.0).gso_segs, (*self.0).gso_size) };
+        if segments > 1 { (segments, size) } else { (1, 0) }
+    }
+
+    #[inline(always)]
+    fn fix_ip_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {
+        // SAFETY: the helper checks the offset.
+        let result = unsafe { bpf_l3_csum_replace(self.0, offset, 0, difference as u64, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn fix_transport_checksum(&mut self, offset: u32, change: TransportChange) -> Option<()> {
+        let zero = if change.zero_is_none { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        let pseudo = BPF_F_PSEUDO_HDR as u64 | if change.v6 { maps::checksum_v6_flag() } else { 0 };
+        // SAFETY: the helper checks the offset.
+        let result = unsafe {
+            bpf_l4_csum_replace(self.0, offset, 0, change.pseudo as u64, pseudo | zero)
+                | bpf_l4_csum_replace(self.0, offset, 0, change.data as u64, zero)
+        };
+        (result == 0).then_some(())
+    }
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext, hook: Hook) -> i32 {
+    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    // SAFETY: `skb` is the program's context.
+    let env = Kernel { ctx, interface: unsafe { (*skb).ifindex } };
+    let mut packet = Buffer(skb);
+    let mut verdict = Verdict::TRUNCATED;
+    for _ in 0..2 {
+        verdict = pipeline::run(&mut packet, &env, hook);
+        if verdict.action as u32 != Action::Truncated as u32 || !pull(skb) {
+            break;
+        }
+    }
+    match verdict.action {
+        Action::Pass | Action::Truncated | Action::Stack => NEXT,
+        Action::Interface => redirect(&env, skb, verdict.value),
+        Action::Drop => drop_packet(verdict.value),
+        Action::TooBig => drop_packet(DropReason::TooBig as u32),
+        Action::TimeExceeded => drop_packet(DropReason::TtlExceeded as u32),
+    }
+}
+
+/// Brings headers into reach; `false` if they are already, and the packet simply ends there.
+#[inline(always)]
+fn pull(skb: *mut __sk_buff) -> bool {
+    // SAFETY: `skb` is the program's context.
+    unsafe {
+        let reach = (*skb).len.min(REACH);
+        (*skb).data_end - (*skb).data < reach && bpf_skb_pull_data(skb, reach) == 0
+    }
+}
+
+#[inline(always)]
+fn redirect<E: Env>(env: &E, skb: *mut __sk_buff, interface: u32) -> i32 {
+    let Some(scratch) = env.scratch() else { return drop_packet(DropReason::RewriteFailed as u32) };
+    // SAFETY: `skb` is the program's context, `next_hop` has the layout and size the helper expects.
+    unsafe {
+        if (*skb).vlan_present != 0 && bpf_skb_vlan_pop(skb) != 0 {
+            return drop_packet(DropReason::RewriteFailed as u32);
+        }
+        let hop = core::ptr::from_mut(&mut scratch.next_hop).cast();
+        bpf_redirect_neigh(interface, hop, size_of::<NextHop>() as i32, 0) as i32
+    }
+}
+
+#[inline(always)]
+fn drop_packet(reason: u32) -> i32 {
+    count_drop(reason);
+    TC_ACT_SHOT as i32
+}
+
+/// Counts a packet dropped for this [`DropReason`].
+#[inline(always)]
+pub(super) fn count_drop(reason: u32) {
+    if let Some(count) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: this CPU's own element.
+        unsafe { *count += 1 };
+    }
+}
+
+#[classifier]
+pub(crate) fn weir_ingress(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::Ingress)
+}
+
+#[classifier]
+pub(crate) fn weir_egress(ctx: TcContext) -> i32 {
+    run(&ctx, Hook::Egress)
+}

@@ -1,0 +1,115 @@
+//! XDP at uplinks: finishes what goes from wire to wire; tc beside it does the rest.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{xdp_action, xdp_md},
+    helpers::generated::{bpf_redirect, bpf_xdp_get_buff_len},
+    macros::xdp,
+    programs::XdpContext,
+};
+use lb_common::DropReason;
+use lb_ebpf::{
+    checksum,
+    env::{Env, Hook},
+    packet::{MAX_OFFSET, Packet, Plain, TransportChange},
+    pipeline::{self, Action},
+};
+
+use super::{env::Kernel, tc::count_drop};
+
+/// A driver's buffer.
+struct Buffer(*mut xdp_md);
+
+impl Buffer {
+    #[inline(always)]
+    fn at<T: Plain>(&self, offset: u32) -> Option<*mut T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        // SAFETY: `self.0` is the program's context. Volatile: a pointer kept across a call is a number to the verifier.
+        let (data, end) = unsafe {
+            (read_volatile(&raw const (*self.0).data) as usize, read_volatile(&raw const (*self.0).data_end) as usize)
+        };
+        let start = data + offset as usize;
+        (start + size_of::<T>() <= end).then_some(start as *mut T)
+    }
+}
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        // SAFETY: in bounds, as `at` has checked; `Plain` has no invalid patterns.
+        self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
+        // SAFETY: in bounds, as `at` has checked.
+        self.at::<T>(offset).map(|p| unsafe { p.write_unaligned(value) })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: `self.0` is the program's context.
+        unsafe { bpf_xdp_get_buff_len(self.0) as u32 }
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> (u32, u32) {
+        (1, 0)
+    }
+
+    #[inline(always)]
+    fn fix_ip_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {
+        let field = self.load::<u16>(offset)?;
+        self.store(offset, checksum::apply(field, difference))
+    }
+
+    #[inline(always)]
+    fn fix_transport_checksum(&mut self, offset: u32, change: TransportChange) -> Option<()> {
+        let field = self.load::<u16>(offset)?;
+        if change.zero_is_none && field == 0 {
+            return Some(());
+        }
+        let new = checksum::apply(field, checksum::add(change.pseudo, change.data));
+        self.store(offset, if change.zero_is_none && new == 0 { 0xffff } else { new })
+    }
+}
+
+#[xdp(frags)]
+pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
+    let md = ctx.as_ptr().cast::<xdp_md>();
+    // SAFETY: `md` is the program's context.
+    let env = Kernel { ctx: &ctx, interface: unsafe { (*md).ingress_ifindex } };
+    let mut packet = Buffer(md);
+    let verdict = pipeline::run(&mut packet, &env, Hook::Xdp);
+    match verdict.action {
+        Action::Interface => send(&env, &mut packet, verdict.value),
+        Action::Drop => {
+            count_drop(verdict.value);
+            xdp_action::XDP_DROP
+        }
+        // What has to be answered with an error, or read further than the first buffer, tc does.
+        Action::Pass | Action::Stack | Action::Truncated | Action::TooBig | Action::TimeExceeded => {
+            xdp_action::XDP_PASS
+        }
+    }
+}
+
+#[inline(always)]
+fn send<C: EbpfContext>(env: &Kernel<'_, C>, packet: &mut Buffer, interface: u32) -> u32 {
+    let Some(macs) = env.scratch().map(|scratch| scratch.fib.macs) else { return xdp_action::XDP_ABORTED };
+    // Destination, then source: the answer has them the other way round.
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+    if packet.store(0, [g, h, i, j, k, l, a, b, c, d, e, f]).is_none() {
+        count_drop(DropReason::RewriteFailed as u32);
+        return xdp_action::XDP_DROP;
+    }
+    if interface == env.interface {
+        return xdp_action::XDP_TX;
+    }
+    // SAFETY: a helper that checks its arguments.
+    unsafe { bpf_redirect(interface, 0) as u32 }
+}

@@ -1,0 +1,182 @@
+//! Everything the pipeline needs of its surroundings: maps, clock, chance and the routing table.
+
+use lb_common::{
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, SocketKey, Traffic, Vip,
+    counters::Recount,
+};
+
+use crate::parse::Parsed;
+
+/// Which of the two flow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Table {
+    /// Keyed by client and frontend.
+    Forward,
+    /// Keyed by peer and endpoint.
+    Reply,
+}
+
+/// A packet's tuple after the rewrite.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuple {
+    /// Source address.
+    pub src: lb_common::Addr,
+    /// Destination address.
+    pub dst: lb_common::Addr,
+    /// Source port.
+    pub src_port: lb_common::Port,
+    /// Destination port.
+    pub dst_port: lb_common::Port,
+}
+
+/// Working memory of one packet, outside of the 512 bytes of a BPF stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    /// What the packet is.
+    pub packet: Parsed,
+    /// What an ICMP error quotes.
+    pub quoted: Parsed,
+    /// What the packet becomes.
+    pub to: Tuple,
+    /// A map key.
+    pub key: SocketKey,
+    /// A map key.
+    pub affinity: AffinityKey,
+    /// Question and answer of a route lookup.
+    pub fib: Fib,
+    /// The next hop of a redirect.
+    pub next_hop: NextHop,
+}
+
+/// The kernel's `struct bpf_fib_lookup`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fib {
+    /// `AF_INET` or `AF_INET6`; the next hop's afterwards.
+    pub family: u8,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Source port.
+    pub src_port: lb_common::Port,
+    /// Destination port.
+    pub dst_port: lb_common::Port,
+    /// IP bytes; the way's limit afterwards if they are too many.
+    pub bytes: u16,
+    /// The interface the packet came by; the one it leaves by afterwards.
+    pub interface: u32,
+    /// Traffic class or flow information.
+    pub class: u32,
+    /// Source address; IPv4 in the first word.
+    pub src: [u32; 4],
+    /// Destination; the next hop afterwards. IPv4 in the first word.
+    pub dst: [u32; 4],
+    /// VLAN protocol and tag.
+    pub vlan: u32,
+    /// The egress interface's link layer address, then the next hop's.
+    pub macs: [u8; 12],
+}
+
+/// The kernel's `struct bpf_redir_neigh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NextHop {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u32,
+    /// Its address; IPv4 in the first word.
+    pub addr: [u32; 4],
+}
+
+/// Where a rewritten packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Out of this interface.
+    Interface(u32),
+    /// Up into this node's own stack.
+    Stack,
+    /// This hook cannot finish the packet: the next one does, on the packet as it came.
+    Defer,
+    /// The way takes packets of so many IP bytes only.
+    TooBig(u32),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// Where a packet's decision is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// XDP: cannot deliver to this node's stack or pods, nor wait for a neighbour; what it cannot finish it leaves to tc.
+    Xdp,
+    /// tc ingress: finishes everything.
+    Ingress,
+    /// tc egress of an uplink: only replies of this node's own stack; they leave as they were going to.
+    Egress,
+}
+
+/// Size and seed of the flow tables, and what is configured once for all packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Seed of the flow hash.
+    pub flow_seed: u64,
+    /// Buckets of a flow table less one.
+    pub bucket_mask: u32,
+    /// First source port of full NAT.
+    pub snat_first: u16,
+    /// Last source port of full NAT.
+    pub snat_last: u16,
+    /// Idle time of an open TCP connection in seconds.
+    pub tcp_idle: u32,
+}
+
+/// The pipeline's surroundings. References into maps stay valid for the packet's time; what others change meanwhile is read and
+/// written through raw pointers.
+pub trait Env {
+    /// Seconds of a monotonic clock.
+    fn now(&self) -> u32;
+    /// A uniformly random number.
+    fn random(&self) -> u32;
+    /// What was configured.
+    fn limits(&self) -> Limits;
+    /// This CPU's working memory.
+    fn scratch(&self) -> Option<&'static mut Scratch>;
+    /// The frontend of this key.
+    fn frontend(&self, key: &SocketKey) -> Option<&Frontend>;
+    /// A frontend's address.
+    fn vip(&self, id: u32) -> Option<&Vip>;
+    /// The id of the endpoint with this key.
+    fn endpoint(&self, key: &SocketKey) -> Option<u32>;
+    /// A backend.
+    fn backend(&self, index: u32) -> Option<&Backend>;
+    /// A backend's counts.
+    fn load(&self, index: u32) -> Option<*mut BackendLoad>;
+    /// This CPU's packets and bytes of a backend.
+    fn traffic(&self, index: u32) -> Option<*mut Traffic>;
+    /// What a sweep has found of a backend.
+    fn recount(&self, index: u32) -> Option<*mut Recount>;
+    /// A slot of the selection tables.
+    fn slot(&self, index: u32) -> Option<u64>;
+    /// A service's round-robin cursor.
+    fn cursor(&self, service: u32) -> Option<*mut u64>;
+    /// Whom a client stays with.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Remembers whom a client stays with.
+    fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue);
+    /// A bucket.
+    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket>;
+    /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).
+    fn route(&self, hook: Hook, scratch: &mut Scratch, bytes: u32) -> Route;
+    /// Shows a rare event to who debugs; nothing unless asked for.
+    fn trace(&self, event: Event, scratch: &Scratch);
+}
+
+/// Rare events worth a line in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A flow was made for a backend.
+    NewFlow(u32),
+    /// A packet was dropped for this [`DropReason`].
+    Drop(u32),
+    /// A flow had to leave its way for another.
+    Evicted(u32),
+}

@@ -1,0 +1,103 @@
+//! Which backend a new connection gets: from the frontend's selection table, chance or a hash, and what the backends carry.
+
+use core::ptr::{addr_of, read_volatile};
+
+use lb_common::{AffinityValue, Algorithm, BackendState, Frontend, hash, service::FRONTEND_AFFINITY};
+
+use crate::{
+    atomic,
+    env::{Env, Scratch},
+    parse::Parsed,
+};
+
+/// The backend of a new connection; `None` if the frontend has none.
+#[inline(never)]
+pub fn backend<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend, now: u32) -> Option<u32> {
+    if frontend.table_len == 0 {
+        return None;
+    }
+    if frontend.flags & FRONTEND_AFFINITY == 0 {
+        return pick(env, &scratch.packet, frontend);
+    }
+    scratch.affinity.client = scratch.packet.src;
+    scratch.affinity.service = frontend.service;
+    let kept = env.affinity(&scratch.affinity).and_then(|value| still_valid(env, frontend, &value, now));
+    let index = match kept {
+        Some(index) => index,
+        None => pick(env, &scratch.packet, frontend)?,
+    };
+    let incarnation = env.backend(index)?.incarnation;
+    env.set_affinity(&scratch.affinity, &AffinityValue { backend: index, incarnation, last: now });
+    Some(index)
+}
+
+/// A remembered backend, if its time is not over and it still takes connections.
+#[inline(always)]
+fn still_valid<E: Env>(env: &E, frontend: &Frontend, value: &AffinityValue, now: u32) -> Option<u32> {
+    let backend = env.backend(value.backend)?;
+    let valid = backend.incarnation == value.incarnation
+        && backend.service == frontend.service
+        && backend.state == BackendState::Ready as u8
+        && now.wrapping_sub(value.last) < frontend.affinity_seconds;
+    valid.then_some(value.backend)
+}
+
+#[inline(always)]
+fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend) -> Option<u32> {
+    const RANDOM: u8 = Algorithm::Random as u8;
+    const ROUND_ROBIN: u8 = Algorithm::RoundRobin as u8;
+    const WEIGHTED_ROUND_ROBIN: u8 = Algorithm::WeightedRoundRobin as u8;
+    const LEAST_CONNECTIONS: u8 = Algorithm::LeastConnections as u8;
+    const IP_HASH: u8 = Algorithm::IpHash as u8;
+    let len = frontend.table_len;
+    let at = match frontend.algorithm {
+        RANDOM => return by_chance(env, frontend),
+        LEAST_CONNECTIONS => return less_loaded(env, frontend),
+        ROUND_ROBIN | WEIGHTED_ROUND_ROBIN => {
+            let cursor = env.cursor(frontend.service)?;
+            // SAFETY: `cursor` points into a map and is changed only atomically.
+            (unsafe { atomic::fetch_add(cursor, 1) } % len as u64) as u32
+        }
+        IP_HASH => hash::by_client(&packet.src, len),
+        _ => {
+            hash::by_tuple(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol, len)
+        }
+    };
+    env.slot(frontend.table_offset.wrapping_add(at)).map(|slot| slot as u32)
+}
+
+/// Weighted random by the alias method: one column, then its owner or its alias.
+#[inline(always)]
+fn by_chance<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
+    let column = hash::scale((env.random() as u64) << 32, frontend.table_len);
+    let at = frontend.table_offset.wrapping_add(column.wrapping_mul(2));
+    let owner = env.slot(at)?;
+    if (env.random() as u64) < owner >> 32 {
+        return Some(owner as u32);
+    }
+    env.slot(at.wrapping_add(1)).map(|slot| slot as u32)
+}
+
+/// Two weighted random choices; the one with the smaller (load + 1) / weight (Mitzenmacher 2001).
+#[inline(always)]
+fn less_loaded<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
+    let a = by_chance(env, frontend)?;
+    let b = by_chance(env, frontend)?;
+    let (load_a, weight_a) = load(env, a)?;
+    let (load_b, weight_b) = load(env, b)?;
+    Some(if load_a.wrapping_mul(weight_b) <= load_b.wrapping_mul(weight_a) { a } else { b })
+}
+
+#[inline(always)]
+fn load<E: Env>(env: &E, index: u32) -> Option<(u64, u64)> {
+    let load = env.load(index)?;
+    // SAFETY: `load` points into a map; each word is read once.
+    let sum = unsafe {
+        read_volatile(addr_of!((*load).active))
+            .wrapping_add(read_volatile(addr_of!((*load).pending)))
+            .wrapping_add(read_volatile(addr_of!((*load).remote)))
+    };
+    // A count that is being corrected may be below 0 for a moment.
+    let sum = (sum as i64).max(0) as u64;
+    Some((sum + 1, env.backend(index)?.effective_weight.max(1) as u64))
+}
