@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod fake;
 pub mod pins;
 mod sys;
 

@@ -1,0 +1,298 @@
+//! The agent over maps in memory, second by second.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use lb_common::{Algorithm, BackendLoad, BackendState, Protocol, SocketKey, counters::Recount};
+
+use super::*;
+use crate::{
+    agent::core::SyncError,
+    dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
+    model::{BackendSpec, Feedback, HealthCheck, Probe, ServiceId, ServicePort},
+};
+
+const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
+
+fn id() -> ServiceId {
+    ServiceId { namespace: "default".into(), name: "web".into(), port: 80, protocol: Protocol::Tcp }
+}
+
+fn at(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 8080))
+}
+
+fn port(backends: u8) -> ServicePort {
+    let spec = BackendSpec { weight: 100, local: true, ..BackendSpec::default() };
+    ServicePort {
+        frontends: [SocketKey::new(SocketAddr::from(([10, 96, 0, 1], 80)), Protocol::Tcp)].into(),
+        algorithm: Algorithm::Random,
+        backends: (1..=backends).map(|n| (at(n), spec.clone())).collect(),
+        ..ServicePort::default()
+    }
+}
+
+fn model(port: ServicePort) -> Model {
+    Model { services: [(id(), port)].into() }
+}
+
+fn second(n: u64) -> Duration {
+    Duration::from_secs(1000 + n)
+}
+
+fn core(fake: &Fake, model: Model) -> Core<Fake> {
+    let mut core = Core::new(fake.clone()).unwrap();
+    core.set_model(model, true, second(0));
+    core.sync(second(0)).unwrap();
+    core
+}
+
+/// State and effective weight of every backend, by address.
+fn backends(fake: &Fake) -> Vec<(u8, BackendState, u16)> {
+    let tables = fake.tables().unwrap();
+    let mut all: Vec<_> = tables.backends.values().copied().collect();
+    all.sort_by_key(|b| b.addr.v4_word().to_be());
+    let last = |ip| if let std::net::IpAddr::V4(ip) = ip { ip.octets()[3] } else { 0 };
+    all.iter().map(|b| (last(b.addr.ip()), BackendState::from_number(b.state).unwrap(), b.effective_weight)).collect()
+}
+
+fn carry(fake: &Fake, index: u32, active: u64, connections: u64) {
+    let load = BackendLoad { active, connections, closed: connections - active, ..BackendLoad::default() };
+    let mut state = fake.state();
+    state.counters.insert(index, Counters { load, ..Counters::default() });
+    state.sweep.recounts.insert(index, Recount { active, pending: 0 });
+}
+
+#[test]
+fn a_new_agent_takes_over_and_writes_nothing() {
+    let fake = Fake::new(CAPACITY);
+    drop(core(&fake, model(port(2))));
+    let written = fake.state().writes.len();
+    let mut second_agent = core(&fake, model(port(2)));
+    second_agent.tick(second(1)).unwrap();
+    assert_eq!(fake.state().writes.len(), written);
+    assert!(second_agent.is_synced());
+}
+
+#[test]
+fn what_is_not_known_yet_is_not_removed() {
+    let fake = Fake::new(CAPACITY);
+    drop(core(&fake, model(port(2))));
+    let before = fake.tables().unwrap();
+    let mut agent = Core::new(fake.clone()).unwrap();
+    agent.set_model(Model::default(), false, second(0));
+    agent.tick(second(1)).unwrap();
+    assert_eq!(fake.tables().unwrap(), before);
+    agent.set_model(Model::default(), true, second(2));
+    agent.tick(second(2)).unwrap();
+    assert!(fake.tables().unwrap().frontends.is_empty());
+}
+
+#[test]
+fn a_write_that_fails_is_made_good() {
+    let wanted = {
+        let fake = Fake::new(CAPACITY);
+        core(&fake, model(port(3)));
+        fake.tables().unwrap()
+    };
+    for succeeding in 0..8 {
+        let fake = Fake::new(CAPACITY);
+        fake.state().writes_left = Some(succeeding);
+        let mut agent = Core::new(fake.clone()).unwrap();
+        agent.set_model(model(port(3)), true, second(0));
+        assert!(matches!(agent.sync(second(0)), Err(SyncError::Dataplane(_))));
+        assert!(!agent.is_synced() && fake.tables().unwrap().frontends.is_empty());
+        fake.state().writes_left = None;
+        agent.tick(second(0)).unwrap();
+        assert_eq!(fake.tables().unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_full_map_changes_nothing() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(2)));
+    let before = fake.tables().unwrap();
+    agent.set_model(model(port(200)), true, second(1));
+    let error = agent.sync(second(1)).unwrap_err().to_string();
+    assert!(error.contains("--max-backends"), "{error}");
+    assert_eq!(fake.tables().unwrap(), before);
+}
+
+#[test]
+fn drains_are_followed_within_a_tick() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(2)));
+    agent.dataplane.set_drain(SocketKey::new(at(1), Protocol::Tcp), true).unwrap();
+    agent.tick(second(1)).unwrap();
+    assert_eq!(backends(&fake), [(1, BackendState::Draining, 0), (2, BackendState::Ready, 100)]);
+    agent.dataplane.set_drain(SocketKey::new(at(1), Protocol::Tcp), false).unwrap();
+    agent.tick(second(2)).unwrap();
+    assert_eq!(backends(&fake)[0], (1, BackendState::Ready, 100));
+}
+
+#[test]
+fn health_counts_while_it_is_checked_and_recovery_starts_slowly() {
+    let fake = Fake::new(CAPACITY);
+    let check = HealthCheck { probe: Probe::Tcp, interval: Duration::from_secs(1), threshold: 1 };
+    let checked = ServicePort { health_check: Some(check), slow_start: Some(Duration::from_secs(10)), ..port(2) };
+    let mut agent = core(&fake, model(checked.clone()));
+    assert_eq!(backends(&fake)[0].2, 100, "who was there before anybody looked does not start");
+    agent.set_health((id(), at(1)), false, second(1));
+    agent.sync(second(1)).unwrap();
+    assert_eq!(backends(&fake), [(1, BackendState::Unhealthy, 0), (2, BackendState::Ready, 100)]);
+    agent.set_health((id(), at(1)), true, second(2));
+    for (at, weight) in [(2, 10), (7, 50), (12, 100)] {
+        agent.tick(second(at)).unwrap();
+        assert_eq!(backends(&fake)[0], (1, BackendState::Ready, weight), "second {at}");
+    }
+    agent.set_health((id(), at(1)), false, second(13));
+    agent.set_model(model(ServicePort { health_check: None, ..checked }), true, second(13));
+    agent.tick(second(13)).unwrap();
+    assert_eq!(backends(&fake)[0].1, BackendState::Ready, "without a check nobody would find out that it is well again");
+}
+
+#[test]
+fn a_new_backend_starts_slowly() {
+    let fake = Fake::new(CAPACITY);
+    let slow = |n| ServicePort { slow_start: Some(Duration::from_secs(10)), ..port(n) };
+    let mut agent = core(&fake, model(slow(1)));
+    agent.set_model(model(slow(2)), true, second(5));
+    agent.sync(second(5)).unwrap();
+    assert_eq!(backends(&fake), [(1, BackendState::Ready, 100), (2, BackendState::Ready, 10)]);
+    agent.tick(second(10)).unwrap();
+    assert_eq!(backends(&fake)[1].2, 50);
+}
+
+#[test]
+fn a_removed_backend_is_freed_when_its_flows_have_ended() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(2)));
+    carry(&fake, 1, 3, 5);
+    agent.set_model(model(port(1)), true, second(1));
+    for n in 1..30 {
+        agent.tick(second(n)).unwrap();
+    }
+    assert_eq!(backends(&fake)[1], (2, BackendState::Removed, 0), "its flows go on");
+    carry(&fake, 1, 0, 5);
+    for n in 30..42 {
+        agent.tick(second(n)).unwrap();
+    }
+    assert_eq!(backends(&fake).len(), 2, "closing flows are not counted, and get their time");
+    agent.tick(second(42)).unwrap();
+    assert_eq!(backends(&fake).len(), 1);
+    let tables = fake.tables().unwrap();
+    assert_eq!((tables.endpoints.len(), tables.names.len()), (1, 2));
+}
+
+#[test]
+fn a_removed_frontend_is_freed_after_a_whole_sweep() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(1)));
+    agent.set_model(Model::default(), true, second(1));
+    agent.sync(second(1)).unwrap();
+    fake.state().sweep = SweepReport { busy: 1, ..SweepReport::default() };
+    agent.tick(second(2)).unwrap();
+    assert_eq!(fake.tables().unwrap().vips.len(), 1, "a bucket was not looked at");
+    fake.state().sweep = SweepReport::default();
+    agent.tick(second(3)).unwrap();
+    assert!(fake.tables().unwrap().vips.is_empty());
+}
+
+#[test]
+fn drift_is_repaired_and_counted() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(1)));
+    carry(&fake, 0, 4, 9);
+    agent.tick(second(1)).unwrap();
+    assert_eq!(agent.repairs, 0);
+    fake.state().sweep.recounts.insert(0, Recount { active: 3, pending: 1 });
+    agent.tick(second(2)).unwrap();
+    assert_eq!(agent.repairs, 0, "one pass proves nothing");
+    agent.tick(second(3)).unwrap();
+    assert_eq!((agent.repairs, fake.state().repairs.clone()), (1, vec![(0, -1, 1)]));
+}
+
+#[test]
+fn feedback_moves_weights_in_the_maps() {
+    let fake = Fake::new(CAPACITY);
+    let moved = ServicePort { feedback: Feedback::Connections, ..port(2) };
+    let mut agent = core(&fake, model(moved.clone()));
+    for n in 1..40 {
+        carry(&fake, 0, 90, 90 + n);
+        carry(&fake, 1, 10, 10 + n);
+        agent.tick(second(n)).unwrap();
+    }
+    let weights: Vec<u16> = backends(&fake).iter().map(|b| b.2).collect();
+    assert!(weights[0] < 50 && weights[1] > 150, "{weights:?}");
+    agent.set_model(model(ServicePort { feedback: Feedback::None, ..moved }), true, second(41));
+    agent.tick(second(41)).unwrap();
+    assert_eq!(backends(&fake), [(1, BackendState::Ready, 100), (2, BackendState::Ready, 100)]);
+}
+
+#[test]
+fn reports_name_what_the_maps_hold() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(2)));
+    carry(&fake, 1, 3, 5);
+    agent.tick(second(1)).unwrap();
+    let services = report::services(&agent.tables, &agent.counters);
+    assert_eq!(services.len(), 1);
+    assert_eq!((&services[0].id, services[0].backends.len()), (&id(), 2));
+    let samples = report::samples(&services, second(1));
+    assert_eq!((samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready), ("web", 3, true));
+    assert!(!fake.state().writes.contains(&Write::FreeBackend(0)));
+}
+
+fn config(folder: PathBuf, proc: PathBuf) -> RunConfig {
+    RunConfig {
+        pin_path: folder.join("pins"),
+        manifests: folder,
+        interfaces: ["lo".to_owned()].into(),
+        node_name: "node".into(),
+        default_algorithm: Algorithm::Maglev,
+        metrics_listen: None,
+        scale_command: None,
+        scale_timeout: Duration::from_secs(1),
+        snat_ports: (61000, 65535),
+        proc,
+    }
+}
+
+/// A /proc of a node that forwards.
+fn proc() -> tempfile::TempDir {
+    let proc = tempfile::tempdir().unwrap();
+    let files = [
+        ("sys/net/ipv4/ip_forward", "1"),
+        ("sys/net/ipv6/conf/all/forwarding", "0"),
+        ("sys/net/ipv4/ip_local_port_range", "32768 60999"),
+    ];
+    for (file, text) in files {
+        let path = proc.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    proc
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_succeed_says_why() {
+    let (folder, proc) = (tempfile::tempdir().unwrap(), proc());
+    let v6 = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 'fd00::1', ports: [{port: 80}]}\n";
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let good = || config(folder.path().into(), proc.path().into());
+    let cases: [(RunConfig, &str, &[&str]); 4] = [
+        (RunConfig { manifests: folder.path().join("gone"), ..good() }, "", &["--manifests", "gone", "name a folder"]),
+        (RunConfig { interfaces: ["eth77".to_owned()].into(), ..good() }, "", &["--interface eth77", "use one of: lo"]),
+        (RunConfig { snat_ports: (60000, 61000), ..good() }, "", &["--snat-ports 60000-61000", "ip_local_port_range"]),
+        (good(), v6, &["net.ipv6.conf.all.forwarding=1"]),
+    ];
+    for (config, manifest, words) in cases {
+        std::fs::write(folder.path().join("a.yaml"), manifest).unwrap();
+        let error = Prepared::new(config).await.err().expect("it cannot start").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    std::fs::write(folder.path().join("a.yaml"), "").unwrap();
+    let taken = RunConfig { metrics_listen: Some(holder.local_addr().unwrap()), ..good() };
+    let error = Prepared::new(taken).await.err().expect("the port is in use").to_string();
+    assert!(error.contains("--metrics-listen") && error.contains("another port"), "{error}");
+}

@@ -1,0 +1,128 @@
+//! What commands ask of this machine besides its maps: is the pin path on a bpf file system, does an agent hold it, what time is it.
+
+use std::{
+    fs::File,
+    io,
+    os::linux::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::Error;
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Fails unless the pin path is, or would be, on a bpf file system.
+pub fn check_bpffs(pin_path: &Path) -> Result<(), Error> {
+    let existing = nearest_existing(pin_path);
+    let stat = rustix::fs::statfs(&existing).map_err(|error| Error::File { path: existing, source: error.into() })?;
+    // The magic number is 32 bits wide, its field as wide as the machine's word.
+    if stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    Err(Error::NotBpffs { path: pin_path.to_owned() })
+}
+
+fn nearest_existing(path: &Path) -> PathBuf {
+    let mut candidates = path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty());
+    candidates.find(|ancestor| ancestor.exists()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Seconds of the monotonic clock, as the packet path reads it.
+pub fn monotonic_seconds() -> u32 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u32
+}
+
+/// The name of an interface, if it is in this network namespace.
+pub fn interface_name(index: u32) -> Option<String> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::index_to_name(&socket, index).ok()
+}
+
+/// The agent's hold on a pin path: an exclusive `flock` on the folder.
+#[derive(Debug)]
+pub struct Hold {
+    _folder: File,
+}
+
+impl Hold {
+    /// Takes the pin path, so that no agent starts meanwhile; fails if one is running.
+    pub fn take(pin_path: &Path) -> Result<Self, Error> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => Error::NotPinned { path: pin_path.to_owned() },
+            io::ErrorKind::PermissionDenied => Error::Privilege { what: format!("open {}", pin_path.display()) },
+            _ => Error::File { path: pin_path.to_owned(), source },
+        };
+        let folder = File::open(pin_path).map_err(failed)?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Self { _folder: folder }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                Err(Error::AgentRunning { path: pin_path.to_owned(), pid: agent(pin_path) })
+            }
+            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// The process that holds a pin path. Asking for the lock itself could make an agent that starts at this moment fail, so this
+/// reads `/proc/locks`, which hides processes of other pid namespaces.
+pub fn agent(pin_path: &Path) -> Option<u32> {
+    let meta = std::fs::metadata(pin_path).ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    holder(&locks, meta.st_dev(), meta.st_ino())
+}
+
+/// The process that holds an exclusive flock on this inode, from the text of `/proc/locks`.
+fn holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let wanted = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, "WRITE", pid, place, ..] if place == wanted => pid.parse().ok(),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_found_by_device_and_inode() {
+        let locks = "\
+1: POSIX  ADVISORY  WRITE 300 00:1a:77 0 EOF
+2: FLOCK  ADVISORY  READ 301 00:1a:77 0 EOF
+3: FLOCK  ADVISORY  WRITE 302 00:1a:77 0 EOF
+3: -> FLOCK  ADVISORY  WRITE 303 00:1a:78 0 EOF
+4: FLOCK  ADVISORY  WRITE 304 08:01:77 0 EOF
+";
+        assert_eq!(holder(locks, rustix::fs::makedev(0, 0x1a), 77), Some(302));
+        assert_eq!(holder(locks, rustix::fs::makedev(8, 1), 77), Some(304));
+        assert_eq!(holder(locks, rustix::fs::makedev(0, 0x1a), 78), None, "waits only");
+        assert_eq!(holder(locks, rustix::fs::makedev(0, 0x1b), 77), None);
+    }
+
+    #[test]
+    fn a_held_folder_names_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(agent(folder.path()), None);
+        let hold = Hold::take(folder.path()).unwrap();
+        assert_eq!(agent(folder.path()), Some(std::process::id()));
+        let refused = Hold::take(folder.path()).unwrap_err();
+        assert!(matches!(refused, Error::AgentRunning { pid, .. } if pid == Some(std::process::id())), "{refused}");
+        drop(hold);
+        assert!(Hold::take(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn other_file_systems_are_refused_even_before_the_folder_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = check_bpffs(&folder.path().join("not/yet")).unwrap_err();
+        assert!(matches!(error, Error::NotBpffs { .. }), "{error}");
+        assert!(error.remedy().contains("nsenter --net="));
+    }
+
+    #[test]
+    fn a_missing_folder_is_not_pinned() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Hold::take(&folder.path().join("none")), Err(Error::NotPinned { .. })));
+    }
+}

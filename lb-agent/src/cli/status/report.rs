@@ -1,0 +1,270 @@
+//! What `weir status` shows, and what of it is a problem.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use serde::Serialize;
+
+use super::features::Feature;
+use crate::cli::{
+    Error,
+    output::{self, Cell, Format, Table, Tone},
+};
+
+/// Above this share a map is nearly full.
+const NEARLY_FULL: f64 = 0.9;
+
+/// Everything `weir status` found out.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// Weir's version.
+    pub version: &'static str,
+    /// The layout of the maps this version knows.
+    pub abi: u32,
+    /// The pin path.
+    pub pin_path: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// What the kernel can do.
+    pub features: Vec<Feature>,
+    /// The agent.
+    pub agent: AgentFacts,
+    /// Attached programs.
+    pub hooks: Vec<HookItem>,
+    /// The pinned maps.
+    pub maps: Vec<MapItem>,
+    /// Dropped packets by reason, those that occurred.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Why something could not be read: a cause and its remedy each.
+    pub failures: Vec<String>,
+}
+
+/// What is known of the agent.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFacts {
+    /// Whether one runs for this pin path.
+    pub running: bool,
+    /// Its process, where it can be seen.
+    pub pid: Option<u32>,
+    /// What it says of itself; null if it does not answer.
+    pub report: Option<serde_json::Value>,
+}
+
+/// An attached program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookItem {
+    /// Where.
+    pub interface: String,
+    /// Such as `tcx-ingress`.
+    pub hook: String,
+    /// Such as `native`.
+    pub mode: String,
+    /// The program's name.
+    pub program: String,
+    /// The program's id.
+    pub program_id: u32,
+}
+
+/// A pinned map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapItem {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Its room.
+    pub max_entries: u64,
+    /// What is in it; null where elements are not counted.
+    pub entries: Option<u64>,
+    /// Kernel memory.
+    pub bytes: u64,
+}
+
+impl MapItem {
+    /// The share of its room that is taken.
+    fn fill(&self) -> Option<f64> {
+        self.entries.filter(|_| self.max_entries > 0).map(|entries| entries as f64 / self.max_entries as f64)
+    }
+}
+
+/// Facts and what is wrong with them.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    api_version: &'static str,
+    kind: &'static str,
+    /// Whether nothing is wrong.
+    pub healthy: bool,
+    /// What is wrong, a line each.
+    pub problems: Vec<String>,
+    #[serde(flatten)]
+    facts: Facts,
+    map_bytes: u64,
+}
+
+impl Report {
+    /// Judges the facts.
+    pub fn new(facts: Facts) -> Self {
+        let problems = problems(&facts);
+        Self {
+            api_version: output::API_VERSION,
+            kind: "Status",
+            healthy: problems.is_empty(),
+            map_bytes: facts.maps.iter().map(|map| map.bytes).sum(),
+            problems,
+            facts,
+        }
+    }
+
+    /// The report in this form.
+    pub fn show(&self, format: Format, colour: bool) -> Result<String, Error> {
+        match format {
+            Format::Json => output::json(self),
+            Format::Table => Ok(self.text(colour)),
+        }
+    }
+
+    fn text(&self, colour: bool) -> String {
+        let facts = &self.facts;
+        let mut text = String::new();
+        for (name, value) in [
+            ("Version", format!("{} (map layout {})", facts.version, facts.abi)),
+            ("Kernel", facts.kernel.clone()),
+            ("Pin path", facts.pin_path.clone()),
+            ("Agent", agent_line(&facts.agent)),
+            (
+                "Maps",
+                format!("{} maps, {:.1} MiB of kernel memory", facts.maps.len(), self.map_bytes as f64 / 1048576.0),
+            ),
+        ] {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{:<10}{value}", format!("{name}:"));
+        }
+        let tables =
+            [features(&facts.features), hooks(&facts.hooks), maps(&facts.maps), drops(&facts.drops), self.verdict()];
+        for table in tables.iter().filter(|table| !table.rows.is_empty()) {
+            text.push('\n');
+            text.push_str(&table.render(colour));
+        }
+        text
+    }
+
+    fn verdict(&self) -> Table {
+        let mut table = Table::new(&["PROBLEMS"]);
+        table.rows = self.problems.iter().map(|problem| vec![Cell::toned(problem, Tone::Bad)]).collect();
+        if self.healthy {
+            table.rows.push(vec![Cell::toned("none", Tone::Good)]);
+        }
+        table
+    }
+}
+
+fn problems(facts: &Facts) -> Vec<String> {
+    let mut problems = facts.failures.clone();
+    let missing = facts.features.iter().filter(|feature| feature.required && feature.supported == Some(false));
+    problems.extend(missing.map(|f| format!("the kernel has no {}: Linux 6.6 or newer is needed", f.name)));
+    if !facts.agent.running {
+        problems.push("no agent running: nothing is updated; start `weir run`".into());
+    } else if facts.agent.report.is_none() {
+        problems.push("the agent holds the pin path but does not answer".into());
+    }
+    problems.extend(agent_problems(&facts.agent));
+    if facts.hooks.is_empty() && !facts.maps.is_empty() {
+        problems.push("no program is attached: no packet is balanced".into());
+    }
+    let full =
+        facts.maps.iter().filter_map(|map| map.fill().filter(|fill| *fill >= NEARLY_FULL).map(|fill| (map, fill)));
+    problems.extend(full.map(|(map, fill)| format!("map {} is {:.0}% full", map.name, fill * 100.0)));
+    problems
+}
+
+/// What the agent itself reports under `problems`.
+fn agent_problems(agent: &AgentFacts) -> Vec<String> {
+    let listed = agent.report.as_ref().and_then(|report| report.get("problems")).and_then(|list| list.as_array());
+    let text = |problem: &serde_json::Value| problem.as_str().map_or_else(|| problem.to_string(), str::to_owned);
+    listed.map(|list| list.iter().map(text).collect()).unwrap_or_default()
+}
+
+fn agent_line(agent: &AgentFacts) -> String {
+    if !agent.running {
+        return "no agent running".into();
+    }
+    let mut line = agent.pid.map_or_else(|| "running".to_owned(), |pid| format!("running (process {pid})"));
+    let age = agent.report.as_ref().and_then(|report| report.get("syncAgeSeconds")).and_then(serde_json::Value::as_f64);
+    if let Some(age) = age {
+        line.push_str(&format!(", last sync {age:.1}s ago"));
+    }
+    line
+}
+
+fn features(features: &[Feature]) -> Table {
+    let mut table = Table::new(&["FEATURE", "SUPPORTED", "FOR", "FOUND BY"]);
+    table.rows = features
+        .iter()
+        .map(|feature| {
+            let supported = match feature.supported {
+                Some(true) => Cell::toned("yes", Tone::Good),
+                Some(false) if feature.required => Cell::toned("no", Tone::Bad),
+                Some(false) => Cell::toned("no", Tone::Warn),
+                None => Cell::toned("unknown", Tone::Warn),
+            };
+            vec![feature.name.into(), supported, feature.purpose.into(), feature.how.as_str().into()]
+        })
+        .collect();
+    table
+}
+
+fn hooks(hooks: &[HookItem]) -> Table {
+    let mut table = Table::new(&["INTERFACE", "HOOK", "MODE", "PROGRAM", "ID"]);
+    let row = |hook: &HookItem| {
+        let mut cells: Vec<Cell> = [&hook.interface, &hook.hook, &hook.mode, &hook.program]
+            .into_iter()
+            .map(|text| Cell::or_dash(text))
+            .collect();
+        cells.push(u64::from(hook.program_id).into());
+        cells
+    };
+    table.rows = hooks.iter().map(row).collect();
+    table
+}
+
+/// The table of `weir map list` and of `weir status`.
+pub fn maps(maps: &[MapItem]) -> Table {
+    let mut table = Table::new(&["MAP", "TYPE", "KEY", "VALUE", "MAX", "ENTRIES", "FILL", "BYTES"]);
+    let row = |map: &MapItem| {
+        vec![
+            map.name.as_str().into(),
+            map.kind.as_str().into(),
+            u64::from(map.key_size).into(),
+            u64::from(map.value_size).into(),
+            map.max_entries.into(),
+            map.entries.map_or_else(|| "-".into(), Cell::from),
+            map.fill().map_or_else(|| "-".into(), fill_cell),
+            map.bytes.into(),
+        ]
+    };
+    table.rows = maps.iter().map(row).collect();
+    table
+}
+
+fn fill_cell(fill: f64) -> Cell {
+    Cell::toned(format!("{:.1}%", fill * 100.0), if fill >= NEARLY_FULL { Tone::Bad } else { Tone::Plain })
+}
+
+fn drops(drops: &BTreeMap<&'static str, u64>) -> Table {
+    let mut table = Table::new(&["DROPPED", "PACKETS"]);
+    table.rows = drops.iter().map(|(reason, count)| vec![(*reason).into(), (*count).into()]).collect();
+    table
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -1,0 +1,142 @@
+//! One look at the maps: the tables, and the counters of the backends in them.
+
+use std::collections::BTreeMap;
+
+use lb_common::{Backend, BackendState, SocketKey};
+
+use super::Error;
+use crate::dataplane::{Counters, Inspect, Tables};
+
+/// What was read.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The maps that the agent writes.
+    pub tables: Tables,
+    /// What each backend carries, by index.
+    pub counters: BTreeMap<u32, Counters>,
+}
+
+impl View {
+    /// Reads everything once.
+    pub fn read(source: &impl Inspect) -> Result<Self, Error> {
+        let tables = source.tables()?;
+        let indexes: Vec<u32> = tables.backends.keys().copied().collect();
+        let counters = indexes.iter().copied().zip(source.counters(&indexes)?).collect();
+        Ok(Self { tables, counters })
+    }
+
+    /// The counters of a backend.
+    pub fn counters(&self, backend: u32) -> Counters {
+        self.counters.get(&backend).copied().unwrap_or_default()
+    }
+
+    /// The backends people should see: all, but removed ones only while they have flows.
+    pub fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.tables.backends.iter().map(|(index, backend)| (*index, backend)).filter(|(index, backend)| {
+            let load = self.counters(*index).load;
+            backend.state != BackendState::Removed as u8 || load.active + load.pending > 0
+        })
+    }
+
+    /// The frontends of a service, lowest address first.
+    pub fn frontends(&self, service: u32) -> Vec<SocketKey> {
+        let mut keys: Vec<SocketKey> =
+            self.tables.frontends.iter().filter(|(_, f)| f.service == service).map(|(key, _)| *key).collect();
+        keys.sort_by_key(|key| (key.socket(), key.protocol));
+        keys
+    }
+}
+
+/// A backend's state in output: one that is gone from the manifests and still has flows is terminating.
+pub fn state(backend: &Backend) -> BackendState {
+    match BackendState::from_number(backend.state) {
+        Some(BackendState::Removed) | None => BackendState::Terminating,
+        Some(state) => state,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod sample {
+    //! A small set of maps: `default/web:80` (two frontends, three backends, one of them removed with a flow) and `kube/dns:53`.
+
+    use lb_common::{
+        Algorithm, BackendLoad, Frontend, Traffic, Vip,
+        backend::BACKEND_LOCAL,
+        names::{NAME_BACKEND, NAME_SERVICE, NameKey},
+        service::{FRONTEND_AFFINITY, VIP_LIVE},
+    };
+
+    use super::*;
+    use crate::cli::parse::socket_key;
+
+    pub(crate) fn key(text: &str) -> SocketKey {
+        socket_key(text).unwrap()
+    }
+
+    pub(crate) fn backend(text: &str, service: u32, weight: u16, state: BackendState) -> Backend {
+        let key = key(text);
+        Backend {
+            addr: key.addr,
+            port: key.port,
+            protocol: key.protocol,
+            service,
+            weight,
+            effective_weight: if state == BackendState::Ready { weight } else { 0 },
+            incarnation: 1,
+            state: state as u8,
+            source: key_source(),
+            ..Default::default()
+        }
+    }
+
+    fn key_source() -> lb_common::Addr {
+        key("10.9.0.1:1").addr
+    }
+
+    fn load(active: u64, pending: u64, connections: u64) -> Counters {
+        Counters {
+            load: BackendLoad { active, pending, connections, resets: 1, remote: 2, ..Default::default() },
+            traffic: Traffic { packets_in: 10, packets_out: 20, bytes_in: 1000, bytes_out: 2000 },
+        }
+    }
+
+    /// The sample; the slots of both services are those of a Maglev table of five.
+    pub(crate) fn view() -> View {
+        let mut view = View::default();
+        let tables = &mut view.tables;
+        let frontend = |id, service, offset, flags| Frontend {
+            id,
+            service,
+            table_offset: offset,
+            table_len: 5,
+            affinity_seconds: 600,
+            algorithm: Algorithm::Maglev as u8,
+            flags,
+            zero: 0,
+        };
+        for (id, text, service, offset, flags) in
+            [(0, "10.0.0.1:80", 1, 0, 0), (1, "[fd00::1]:80", 1, 0, 0), (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY)]
+        {
+            tables.frontends.insert(key(text), frontend(id, service, offset, flags));
+            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE });
+        }
+        tables.slots.insert(0, vec![0, 1, 0, 0, 1]);
+        tables.slots.insert(8, vec![3; 5]);
+        let mut local = backend("10.1.0.1:8080", 1, 100, BackendState::Ready);
+        local.flags = BACKEND_LOCAL;
+        tables.backends.insert(0, local);
+        tables.backends.insert(1, backend("10.1.0.2:8080", 1, 50, BackendState::Ready));
+        tables.backends.insert(2, backend("10.1.0.3:8080", 1, 100, BackendState::Removed));
+        tables.backends.insert(3, backend("10.1.0.9:53/UDP", 2, 100, BackendState::Unhealthy));
+        tables.backends.insert(4, backend("10.1.0.8:53/UDP", 2, 100, BackendState::Removed));
+        for (kind, index, name) in
+            [(NAME_SERVICE, 1, "default/web/80/http"), (NAME_SERVICE, 2, "kube/dns/53/"), (NAME_BACKEND, 0, "node-a")]
+        {
+            tables.names.insert(NameKey { kind, index }, name.to_owned());
+        }
+        view.counters =
+            [(0, load(3, 1, 40)), (1, load(2, 0, 20)), (2, load(1, 0, 9)), (3, load(4, 0, 7)), (4, load(0, 0, 5))]
+                .into();
+        view
+    }
+}

@@ -1,0 +1,150 @@
+//! The annotations of Services and EndpointSlices: their names, and the values they may have.
+
+use std::time::Duration;
+
+use lb_common::Algorithm;
+
+use crate::{
+    balance::maglev,
+    model::{Feedback, HealthCheck, Probe},
+};
+
+/// How a backend is selected.
+pub const ALGORITHM: &str = "weir.dev/algorithm";
+/// The weight of a slice's endpoints.
+pub const WEIGHT: &str = "weir.dev/weight";
+/// Cilium's name for the same, honoured where ours is absent.
+pub const CILIUM_WEIGHT: &str = "service.cilium.io/weight";
+/// What moves the weights.
+pub const FEEDBACK: &str = "weir.dev/feedback";
+/// How long a new backend takes to reach its weight.
+pub const SLOW_START: &str = "weir.dev/slow-start";
+/// What a health check asks.
+pub const HEALTH_CHECK: &str = "weir.dev/health-check";
+/// Time between two health checks.
+pub const HEALTH_CHECK_INTERVAL: &str = "weir.dev/health-check-interval";
+/// So many results in a row change the state.
+pub const HEALTH_CHECK_THRESHOLD: &str = "weir.dev/health-check-threshold";
+/// Size of the Maglev table.
+pub const MAGLEV_SIZE: &str = "weir.dev/maglev-size";
+
+/// What is wrong with a value, and what it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// What is wrong.
+    pub cause: String,
+    /// What it may be.
+    pub remedy: String,
+}
+
+fn invalid<T>(cause: impl Into<String>, remedy: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { cause: cause.into(), remedy: remedy.into() })
+}
+
+/// An algorithm's name.
+pub fn algorithm(value: &str) -> Result<Algorithm, Invalid> {
+    let names = Algorithm::ALL.map(Algorithm::name).join(", ");
+    Algorithm::from_name(value).map_or_else(|| invalid("no such algorithm", format!("use one of {names}")), Ok)
+}
+
+/// A weight.
+pub fn weight(value: &str) -> Result<u16, Invalid> {
+    let range = "use a whole number from 0 (draining) to 65535";
+    match value.parse::<i64>() {
+        Ok(number) => u16::try_from(number).or_else(|_| invalid("the weight is out of range", range)),
+        Err(_) => invalid("the weight is not a number", range),
+    }
+}
+
+/// A kind of feedback.
+pub fn feedback(value: &str) -> Result<Feedback, Invalid> {
+    match value {
+        "none" => Ok(Feedback::None),
+        "connections" => Ok(Feedback::Connections),
+        "inflight" | "latency" => invalid("this feedback is not built yet", "use none or connections"),
+        _ => invalid("no such feedback", "use none or connections"),
+    }
+}
+
+/// A time of at least a tenth of a second and at most a day.
+pub fn duration(value: &str) -> Result<Duration, Invalid> {
+    let remedy = "use a time from 100ms to 24h, such as 30s";
+    match humantime::parse_duration(value) {
+        Ok(time) if (Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&time) => Ok(time),
+        Ok(_) => invalid("the time is out of range", remedy),
+        Err(error) => invalid(format!("not a time: {error}"), remedy),
+    }
+}
+
+/// The size of a Maglev table.
+pub fn maglev_size(value: &str) -> Result<u32, Invalid> {
+    let remedy = format!("use a prime from 2 to {}, such as 4093 or 16381", maglev::MAX_SIZE);
+    match value.parse() {
+        Ok(size) if maglev::is_valid_size(size) => Ok(size),
+        Ok(_) => invalid("not a prime in range", remedy),
+        Err(_) => invalid("not a whole number", remedy),
+    }
+}
+
+/// What a health check asks.
+pub fn probe(value: &str) -> Result<Probe, Invalid> {
+    let remedy = "use tcp, or http:/PATH such as http:/healthz";
+    match value.split_once(':') {
+        None if value == "tcp" => Ok(Probe::Tcp),
+        Some(("http", path)) if path.starts_with('/') && path.parse::<hyper::http::uri::PathAndQuery>().is_ok() => {
+            Ok(Probe::Http(path.to_owned()))
+        }
+        Some(("http", _)) => invalid("the path is not an absolute URL path", remedy),
+        _ => invalid("no such health check", remedy),
+    }
+}
+
+/// How many results in a row change the state.
+pub fn threshold(value: &str) -> Result<u32, Invalid> {
+    match value.parse() {
+        Ok(count @ 1..=100) => Ok(count),
+        _ => invalid("the threshold is out of range", "use a whole number from 1 to 100"),
+    }
+}
+
+/// A health check with the defaults of its companions: every 5 s, 3 in a row.
+pub fn health_check(probe: Probe, interval: Option<Duration>, threshold: Option<u32>) -> HealthCheck {
+    HealthCheck { probe, interval: interval.unwrap_or(Duration::from_secs(5)), threshold: threshold.unwrap_or(3) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights() {
+        for (value, wanted) in [("0", 0), ("100", 100), ("65535", 65535)] {
+            assert_eq!(weight(value), Ok(wanted));
+        }
+        for value in ["-1", "65536", "70000", "99999999999999999999", "heavy", "", "1.5"] {
+            let error = weight(value).unwrap_err();
+            assert!(error.remedy.contains("0 (draining) to 65535"), "{value}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn other_values() {
+        assert_eq!(algorithm("least-connections"), Ok(Algorithm::LeastConnections));
+        assert!(algorithm("fastest").unwrap_err().remedy.contains("maglev"));
+        assert_eq!(feedback("connections"), Ok(Feedback::Connections));
+        assert!(feedback("psychic").is_err() && feedback("latency").is_err());
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        for bad in ["30", "-1s", "25h", "1ms", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(maglev_size("4093"), Ok(4093));
+        assert!(maglev_size("4096").is_err() && maglev_size("-7").is_err() && maglev_size("1000003").is_err());
+        assert_eq!(probe("tcp"), Ok(Probe::Tcp));
+        assert_eq!(probe("http:/healthz?full=1"), Ok(Probe::Http("/healthz?full=1".into())));
+        for bad in ["udp", "http:", "http:healthz", "http:/a b", "https:/x", ""] {
+            assert!(probe(bad).is_err(), "{bad}");
+        }
+        assert_eq!(threshold("3"), Ok(3));
+        assert!(threshold("0").is_err() && threshold("101").is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Decides how many replicas there are where nobody can be asked, from what was last done and the endpoints that are seen.
+//!
+//! The number is the one last set with success. Endpoints that move towards it are its effect; endpoints that move elsewhere, or
+//! that stay elsewhere for [`SETTLE`], were changed by somebody else or not at all, and then their count is the number.
+
+use std::time::Duration;
+
+/// How long the endpoints may take between two steps towards the number that was set.
+pub const SETTLE: Duration = Duration::from_secs(60);
+
+/// The number of replicas, as last set and as wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    current: u32,
+    desired: u32,
+    present: u32,
+    steady_since: Duration,
+}
+
+impl Replicas {
+    /// The endpoints that are there at first are the replicas.
+    pub const fn new(present: u32, now: Duration) -> Self {
+        Self { current: present, desired: present, present, steady_since: now }
+    }
+
+    /// Replicas as last set.
+    pub const fn current(&self) -> u32 {
+        self.current
+    }
+
+    /// Replicas as last wanted.
+    pub const fn desired(&self) -> u32 {
+        self.desired
+    }
+
+    /// Whether a wanted number is not set yet.
+    pub const fn changing(&self) -> bool {
+        self.current != self.desired
+    }
+
+    /// Takes the number of endpoints.
+    pub fn observe(&mut self, present: u32, now: Duration) {
+        let before = self.present;
+        if present != before {
+            self.present = present;
+            self.steady_since = now;
+            if !is_between(before, present, self.desired) {
+                self.take(present);
+            }
+        } else if present != self.current && !self.changing() && now.saturating_sub(self.steady_since) >= SETTLE {
+            self.take(present);
+        }
+    }
+
+    /// The endpoints are the replicas, whatever was wanted.
+    pub const fn take(&mut self, present: u32) {
+        self.current = present;
+        self.desired = present;
+    }
+
+    /// Wants another number.
+    pub const fn want(&mut self, desired: u32) {
+        self.desired = desired;
+    }
+
+    /// A number was set.
+    pub const fn set(&mut self, replicas: u32, now: Duration) {
+        self.current = replicas;
+        self.steady_since = now;
+    }
+}
+
+const fn is_between(from: u32, at: u32, to: u32) -> bool {
+    (from <= at && at <= to) || (to <= at && at <= from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Step {
+        Seen(u32),
+        Want(u32),
+        Set(u32),
+        Wait(u64),
+    }
+    use Step::{Seen, Set, Wait, Want};
+
+    #[test]
+    fn the_number_is_what_was_set_until_the_endpoints_say_otherwise() {
+        let cases: [(&str, &[Step], (u32, u32)); 10] = [
+            ("at first, the endpoints", &[], (2, 2)),
+            ("somebody adds one", &[Seen(3)], (3, 3)),
+            ("somebody removes one", &[Seen(1)], (1, 1)),
+            ("wanted, not set", &[Want(4)], (2, 4)),
+            ("set, nothing seen yet", &[Want(4), Set(4), Wait(59), Seen(2)], (4, 4)),
+            ("set, on its way", &[Want(4), Set(4), Seen(3)], (4, 4)),
+            ("seen before the command ends", &[Want(4), Seen(3), Seen(4), Set(4)], (4, 4)),
+            ("set, then one dies", &[Want(4), Set(4), Seen(4), Seen(3)], (3, 3)),
+            ("set, but it stops half way", &[Want(4), Set(4), Seen(3), Wait(60), Seen(3)], (3, 3)),
+            ("not set: the command is tried again", &[Want(4), Wait(600), Seen(2)], (2, 4)),
+        ];
+        for (name, steps, expected) in cases {
+            let mut now = Duration::from_secs(1000);
+            let mut replicas = Replicas::new(2, now);
+            for step in steps {
+                match step {
+                    Seen(present) => replicas.observe(*present, now),
+                    Want(desired) => replicas.want(*desired),
+                    Set(current) => replicas.set(*current, now),
+                    Wait(seconds) => now += Duration::from_secs(*seconds),
+                }
+            }
+            assert_eq!((replicas.current(), replicas.desired()), expected, "{name}");
+        }
+    }
+}

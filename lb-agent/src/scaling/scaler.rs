@@ -1,0 +1,309 @@
+//! The shell around [`decide`]: once a second it gives every policy what its Service carries, has decisions carried out, and keeps
+//! what there is to show of them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use super::{
+    actuator::{Actuator, Clock},
+    checked::{Policy, PolicyId},
+    command::{CommandError, Run},
+    decide::{Decision, State, decide},
+    policy::Mode,
+    rules::Stance,
+    signals::{Load, Meter, ServiceSample},
+    status::{self, ChangeStatus, DecisionStatus, PolicyStatus},
+};
+
+/// Decides for all policies, and has it done.
+pub struct Scaler {
+    fallback: Option<Vec<String>>,
+    limit: Duration,
+    meters: HashMap<(String, String), Meter>,
+    entries: BTreeMap<PolicyId, Entry>,
+}
+
+struct Entry {
+    policy: Policy,
+    state: State,
+    actuator: Actuator,
+    logged: Option<Summary>,
+    status: PolicyStatus,
+}
+
+/// What makes a decision worth a line in the log.
+#[derive(Clone, PartialEq, Eq)]
+struct Summary {
+    desired: u32,
+    blind: Vec<String>,
+    limits: Vec<&'static str>,
+}
+
+impl Scaler {
+    /// A scaler that runs `fallback`, the agent's own `--scale-command`, for policies without a command of their own, and gives
+    /// every run so much time.
+    pub fn new(fallback: Option<Vec<String>>, limit: Duration) -> Self {
+        Self { fallback, limit, meters: HashMap::new(), entries: BTreeMap::new() }
+    }
+
+    /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands. A Service without
+    /// a sample keeps its last one, which gets too old to decide from.
+    pub fn tick(&mut self, clock: Clock, samples: &[ServiceSample], policies: &[Policy]) {
+        self.adopt(policies);
+        self.measure(samples);
+        for entry in self.entries.values_mut() {
+            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
+            let load = self.meters.get(&service).and_then(Meter::last);
+            entry.tick(clock, load, self.fallback.as_deref(), self.limit);
+        }
+    }
+
+    /// What there is to show, by namespace and name.
+    pub fn status(&self) -> Vec<PolicyStatus> {
+        self.entries.values().map(|entry| entry.status.clone()).collect()
+    }
+
+    fn adopt(&mut self, policies: &[Policy]) {
+        let mut before = std::mem::take(&mut self.entries);
+        for policy in policies {
+            let entry = match before.remove(&policy.id) {
+                Some(entry) => entry.adopt(policy),
+                None => Entry::new(policy.clone()),
+            };
+            self.entries.insert(policy.id.clone(), entry);
+        }
+    }
+
+    fn measure(&mut self, samples: &[ServiceSample]) {
+        let mut before = std::mem::take(&mut self.meters);
+        for entry in self.entries.values() {
+            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
+            if let Some(meter) = before.remove(&service) {
+                self.meters.insert(service, meter);
+            } else {
+                self.meters.entry(service).or_default();
+            }
+        }
+        for sample in samples {
+            let service = (sample.namespace.clone(), sample.name.clone());
+            if let Some(meter) = self.meters.get_mut(&service) {
+                meter.measure(sample);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn new(policy: Policy) -> Self {
+        let status = PolicyStatus::new(&policy);
+        let (state, actuator) = (State::default(), Actuator::default());
+        Self { policy, state, actuator, logged: None, status }
+    }
+
+    fn adopt(mut self, policy: &Policy) -> Self {
+        if self.policy == *policy {
+            return self;
+        }
+        if self.policy.service != policy.service {
+            return Self::new(policy.clone());
+        }
+        self.policy = policy.clone();
+        self.state.policy_changed();
+        self.status = PolicyStatus { last_change: self.status.last_change.take(), ..PolicyStatus::new(policy) };
+        self
+    }
+
+    fn tick(&mut self, clock: Clock, load: Option<&Load>, fallback: Option<&[String]>, limit: Duration) {
+        if let Some(replicas) = self.actuator.finished(clock) {
+            self.state.set(replicas, clock.now);
+        }
+        let Some(load) = load else {
+            let Policy { id, service, .. } = &self.policy;
+            self.status.problem = Some(format!("spec.serviceRef.name: there is no Service {}/{service}", id.namespace));
+            return;
+        };
+        let decision = decide(&self.policy, &mut self.state, load, clock.now);
+        self.note(&decision, load, clock);
+        let argv = self.policy.command.as_deref().or(fallback);
+        self.status.problem =
+            (self.policy.mode == Mode::Apply && argv.is_none()).then(|| CommandError::None.to_string());
+        let wanted = self.wanted(&decision, argv, limit);
+        self.actuator.drive(wanted, clock);
+        self.status.actuator = self.actuator.status().clone();
+    }
+
+    fn wanted(&self, decision: &Decision, argv: Option<&[String]>, limit: Duration) -> Option<Run> {
+        let Decision { current, desired, .. } = *decision;
+        if self.policy.mode == Mode::Recommend || current == desired {
+            return None;
+        }
+        let (argv, policy) = (argv?.to_vec(), self.policy.id.clone());
+        Some(Run { argv, policy, current, desired, limit })
+    }
+
+    fn note(&mut self, decision: &Decision, load: &Load, clock: Clock) {
+        let before = self.status.desired_replicas;
+        let in_words = DecisionStatus::new(decision, clock.wall);
+        if let Some(from) = before.filter(|before| *before != decision.desired) {
+            self.status.last_change = Some(ChangeStatus {
+                at: in_words.at.clone(),
+                from,
+                to: decision.desired,
+                reason: decision.reason.clone(),
+            });
+        }
+        let summary = Summary::of(decision);
+        if self.logged.as_ref() != Some(&summary) {
+            let policy = &self.policy.id;
+            let (mode, current, desired) = (self.policy.mode, decision.current, decision.desired);
+            tracing::info!(%policy, ?mode, current, desired, "scaling: {}", decision.reason);
+            self.logged = Some(summary);
+        }
+        self.status.current_replicas = Some(decision.current);
+        self.status.desired_replicas = Some(decision.desired);
+        self.status.signals = status::signals(load, clock.now);
+        self.status.last_decision = Some(in_words);
+    }
+}
+
+impl Summary {
+    fn of(decision: &Decision) -> Self {
+        let blind = decision.voices.iter().filter(|voice| voice.stance == Stance::Blind);
+        Self {
+            desired: decision.desired,
+            blind: blind.map(|voice| voice.who.clone()).collect(),
+            limits: decision.limited_by.iter().map(|limit| limit.field).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, path::Path, time::SystemTime};
+
+    use lb_common::Protocol;
+    use serde_json::json;
+
+    use super::*;
+    use crate::scaling::{
+        checked::validate,
+        command::TIME_LIMIT,
+        policy::ScalePolicy,
+        signals::{BackendKey, BackendSample},
+    };
+
+    fn clock(seconds: u64) -> Clock {
+        let now = Duration::from_secs(seconds);
+        Clock { now, wall: SystemTime::UNIX_EPOCH + now }
+    }
+
+    fn sample(at: u64, backends: u8, active: u64) -> ServiceSample {
+        let backend = |host| BackendSample {
+            key: BackendKey { port: 80, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8080)) },
+            ready: true,
+            active,
+            connections: 0,
+            bytes: 0,
+        };
+        ServiceSample {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            at: Duration::from_secs(at),
+            backends: (0..backends).map(backend).collect(),
+        }
+    }
+
+    fn policy(script: Option<&str>) -> Policy {
+        let resource: ScalePolicy = serde_json::from_value(json!({
+            "apiVersion": "weir.dev/v1alpha1",
+            "kind": "ScalePolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "serviceRef": {"name": "web"},
+                "command": script.map(|script| ["/bin/sh", "-c", script, "sh"]),
+                "replicas": {"min": 1, "max": 9},
+                "rules": [{"name": "busy", "signal": "activeConnections", "above": 5, "for": "2s", "add": 2}],
+            },
+        }))
+        .unwrap();
+        validate(&resource).unwrap()
+    }
+
+    fn script(folder: &Path) -> String {
+        format!("echo \"$*\" >> {}/runs", folder.display())
+    }
+
+    async fn ended(scaler: &mut Scaler, clock: Clock, sample: &ServiceSample, policy: &Policy) {
+        for _ in 0..1000 {
+            scaler.tick(clock, std::slice::from_ref(sample), std::slice::from_ref(policy));
+            if !scaler.status()[0].actuator.running {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the command did not end");
+    }
+
+    #[tokio::test]
+    async fn load_becomes_a_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = policy(Some(&script(folder.path())));
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        for second in 100..102 {
+            scaler.tick(clock(second), &[sample(second, 2, 6)], std::slice::from_ref(&policy));
+            assert_eq!(scaler.status()[0].desired_replicas, Some(2));
+        }
+        ended(&mut scaler, clock(102), &sample(102, 2, 6), &policy).await;
+        let status = &scaler.status()[0];
+        assert_eq!((status.current_replicas, status.desired_replicas), (Some(4), Some(4)));
+        let change = status.last_change.clone().unwrap();
+        assert_eq!((change.from, change.to), (2, 4));
+        assert_eq!(change.reason, "2 -> 4: rule busy: activeConnections 6 is above 5 for 2s");
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 2 4\n");
+        let shown = serde_json::to_value(status).unwrap();
+        assert_eq!(shown["mode"], "Apply");
+        assert_eq!(shown["currentReplicas"], 4);
+        assert_eq!(shown["signals"][0], json!({"signal": "activeConnections", "value": 6.0, "ageSeconds": 0.0}));
+        assert_eq!(shown["lastDecision"]["answers"][0]["from"], "rule busy");
+        assert_eq!(shown["actuator"]["lastRun"]["success"], true);
+    }
+
+    #[tokio::test]
+    async fn the_agents_command_serves_policies_without_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let fallback = ["/bin/sh", "-c", &script(folder.path()), "sh"].map(str::to_owned).to_vec();
+        let mut scaler = Scaler::new(Some(fallback), TIME_LIMIT);
+        ended(&mut scaler, clock(1), &sample(1, 0, 0), &policy(None)).await;
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 0 1\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_way_is_said() {
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        let policy = policy(None);
+        scaler.tick(clock(1), &[], std::slice::from_ref(&policy));
+        let problem = scaler.status()[0].problem.clone().unwrap();
+        assert_eq!(problem, "spec.serviceRef.name: there is no Service shop/web");
+        scaler.tick(clock(2), &[sample(2, 1, 0)], std::slice::from_ref(&policy));
+        let problem = scaler.status()[0].problem.clone().unwrap();
+        assert!(problem.contains("--scale-command"), "{problem}");
+        scaler.tick(clock(3), &[sample(3, 1, 0)], &[]);
+        assert_eq!(scaler.status(), []);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_vanishes_is_stale() {
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        let policy = policy(None);
+        scaler.tick(clock(1), &[sample(1, 2, 6)], std::slice::from_ref(&policy));
+        for second in 4..9 {
+            scaler.tick(clock(second), &[], std::slice::from_ref(&policy));
+        }
+        let status = &scaler.status()[0];
+        assert_eq!(status.desired_replicas, Some(2));
+        let reason = &status.last_decision.as_ref().unwrap().reason;
+        assert!(reason.contains("activeConnections is 7 s old"), "{reason}");
+    }
+}

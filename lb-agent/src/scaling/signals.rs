@@ -1,0 +1,322 @@
+//! The numbers that policies read: computed from the counters of a Service's backends, sampled once a second.
+//!
+//! A replica is what serves every port of the Service, so there are as many as the port with the most backends has. Each number is
+//! a sum over the ready backends divided by the ready replicas. Rates are taken over the last [`WINDOW`] of each backend's own
+//! samples; a backend seen only once has none yet and is left out of both the sum and the divisor.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use lb_common::Protocol;
+use serde::{Serialize, Serializer};
+
+/// The time over which rates are taken: long enough to be smooth, short enough to see a burst within a rule's `for`.
+pub const WINDOW: Duration = Duration::from_secs(5);
+
+/// The age at which a number is too old to decide from.
+pub const STALE: Duration = Duration::from_secs(2);
+
+/// A number that a scaling rule or target reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    /// Connections open now.
+    ActiveConnections,
+    /// New connections in a second.
+    ConnectionsPerSecond,
+    /// IP bytes in a second, both directions.
+    BytesPerSecond,
+}
+
+impl Signal {
+    /// Every signal.
+    pub const ALL: [Self; 3] = [Self::ActiveConnections, Self::ConnectionsPerSecond, Self::BytesPerSecond];
+
+    /// The name in policies, output and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ActiveConnections => "activeConnections",
+            Self::ConnectionsPerSecond => "connectionsPerSecond",
+            Self::BytesPerSecond => "bytesPerSecond",
+        }
+    }
+
+    /// The signal of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.name() == name)
+    }
+}
+
+impl std::fmt::Display for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Signal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Which backend a sample is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The Service's port.
+    pub port: u16,
+    /// The port's protocol.
+    pub protocol: Protocol,
+    /// The backend's address.
+    pub address: SocketAddr,
+}
+
+/// The counters of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendSample {
+    /// Which backend.
+    pub key: BackendKey,
+    /// It takes new connections.
+    pub ready: bool,
+    /// Connections open now.
+    pub active: u64,
+    /// Connections, ever.
+    pub connections: u64,
+    /// IP bytes in both directions, ever.
+    pub bytes: u64,
+}
+
+/// The counters of all backends of a Service that are not removed, over all its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSample {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// When the counters were read, on the clock that decisions are made by.
+    pub at: Duration,
+    /// Its backends.
+    pub backends: Vec<BackendSample>,
+}
+
+/// A signal's value, and when it was true.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// The value.
+    pub value: f64,
+    /// When the counters were read.
+    pub at: Duration,
+}
+
+/// What a Service's replicas carry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Replicas there are.
+    pub replicas: u32,
+    /// Those that take new connections.
+    pub ready: u32,
+    /// The signals that can be known.
+    pub readings: BTreeMap<Signal, Reading>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at: Duration,
+    connections: u64,
+    bytes: u64,
+}
+
+/// The recent samples of a Service.
+#[derive(Debug, Default)]
+pub struct Meter {
+    tracks: HashMap<BackendKey, VecDeque<Point>>,
+    last: Option<Duration>,
+    load: Load,
+}
+
+impl Meter {
+    /// Takes a sample and says what the replicas carry. A sample that is not newer than the last one changes nothing.
+    pub fn measure(&mut self, sample: &ServiceSample) -> &Load {
+        if self.last.is_none_or(|last| last < sample.at) {
+            self.last = Some(sample.at);
+            self.record(sample);
+            self.load = self.load(sample);
+        }
+        &self.load
+    }
+
+    /// What the replicas carried at the last sample.
+    pub fn last(&self) -> Option<&Load> {
+        self.last.map(|_| &self.load)
+    }
+
+    fn record(&mut self, sample: &ServiceSample) {
+        let mut tracks = HashMap::with_capacity(sample.backends.len());
+        for backend in &sample.backends {
+            let mut track = self.tracks.remove(&backend.key).unwrap_or_default();
+            while track.front().is_some_and(|point| point.at + WINDOW < sample.at) {
+                track.pop_front();
+            }
+            let BackendSample { connections, bytes, .. } = *backend;
+            track.push_back(Point { at: sample.at, connections, bytes });
+            tracks.insert(backend.key, track);
+        }
+        self.tracks = tracks;
+    }
+
+    fn load(&self, sample: &ServiceSample) -> Load {
+        let ready: Vec<_> = sample.backends.iter().filter(|backend| backend.ready).collect();
+        let active = ready.iter().map(|backend| (backend.key, backend.active as f64)).collect();
+        let rates: Vec<_> =
+            ready.iter().filter_map(|backend| Some((backend.key, rates(self.tracks.get(&backend.key)?)?))).collect();
+        let means = [
+            (Signal::ActiveConnections, mean(active)),
+            (Signal::ConnectionsPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect())),
+            (Signal::BytesPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect())),
+        ];
+        Load {
+            replicas: replicas(sample.backends.iter().map(|backend| backend.key)),
+            ready: replicas(ready.iter().map(|backend| backend.key)),
+            readings: means
+                .into_iter()
+                .filter_map(|(signal, value)| Some((signal, Reading { value: value?, at: sample.at })))
+                .collect(),
+        }
+    }
+}
+
+/// As many as the port with the most backends has.
+fn replicas(backends: impl Iterator<Item = BackendKey>) -> u32 {
+    let mut ports: BTreeMap<_, u32> = BTreeMap::new();
+    for backend in backends {
+        *ports.entry((backend.port, backend.protocol)).or_default() += 1;
+    }
+    ports.into_values().max().unwrap_or(0)
+}
+
+fn mean(values: Vec<(BackendKey, f64)>) -> Option<f64> {
+    let replicas = replicas(values.iter().map(|(key, _)| *key));
+    (replicas > 0).then(|| values.iter().map(|(_, value)| value).sum::<f64>() / f64::from(replicas))
+}
+
+/// Connections and bytes in a second.
+fn rates(track: &VecDeque<Point>) -> Option<(f64, f64)> {
+    let elapsed = track.back()?.at.checked_sub(track.front()?.at)?.as_secs_f64();
+    if elapsed <= 0.0 {
+        return None;
+    }
+    let steps = || track.iter().zip(track.iter().skip(1));
+    let connections: u64 = steps().map(|(a, b)| increase(a.connections, b.connections)).sum();
+    let bytes: u64 = steps().map(|(a, b)| increase(a.bytes, b.bytes)).sum();
+    Some((connections as f64 / elapsed, bytes as f64 / elapsed))
+}
+
+/// A counter that is less than before has started again from 0.
+const fn increase(before: u64, after: u64) -> u64 {
+    if after >= before { after - before } else { after }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(port: u16, host: u8, ready: bool, counts: [u64; 3]) -> BackendSample {
+        let [active, connections, bytes] = counts;
+        let key =
+            BackendKey { port, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8000 + port)) };
+        BackendSample { key, ready, active, connections, bytes }
+    }
+
+    fn sample(at: u64, backends: Vec<BackendSample>) -> ServiceSample {
+        let (namespace, name) = ("default".to_owned(), "web".to_owned());
+        ServiceSample { namespace, name, at: Duration::from_secs(at), backends }
+    }
+
+    /// Values of active connections, connections and bytes in a second.
+    fn values(load: &Load) -> [Option<f64>; 3] {
+        Signal::ALL.map(|signal| load.readings.get(&signal).map(|reading| reading.value))
+    }
+
+    #[test]
+    fn means_are_over_ready_replicas() {
+        let mut meter = Meter::default();
+        let at = |t, a: [u64; 3], b, c| {
+            sample(t, vec![backend(80, 1, true, a), backend(80, 2, true, b), backend(80, 3, false, c)])
+        };
+        let first = meter.measure(&at(1, [4, 100, 1000], [8, 10, 0], [90, 0, 0])).clone();
+        assert_eq!((first.replicas, first.ready), (3, 2));
+        assert_eq!(values(&first), [Some(6.0), None, None], "no rate from one sample");
+        let next = meter.measure(&at(3, [0, 104, 1400], [0, 20, 600], [90, 500, 9000]));
+        assert_eq!(values(next), [Some(0.0), Some((2.0 + 5.0) / 2.0), Some((200.0 + 300.0) / 2.0)]);
+        assert_eq!(next.readings[&Signal::ActiveConnections].at, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_replica_serves_every_port() {
+        let mut meter = Meter::default();
+        let backends =
+            vec![backend(80, 1, true, [4, 0, 0]), backend(80, 2, true, [6, 0, 0]), backend(443, 1, true, [10, 0, 0])];
+        let load = meter.measure(&sample(1, backends));
+        assert_eq!((load.replicas, load.ready), (2, 2));
+        assert_eq!(values(load)[0], Some(10.0));
+    }
+
+    #[test]
+    fn nothing_ready_means_nothing_known() {
+        let mut meter = Meter::default();
+        let load = meter.measure(&sample(1, vec![backend(80, 1, false, [4, 0, 0])]));
+        assert_eq!((load.replicas, load.ready, load.readings.len()), (1, 0, 0));
+        let load = meter.measure(&sample(2, vec![]));
+        assert_eq!((load.replicas, load.ready, load.readings.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn counters_that_start_again_count_from_zero() {
+        let mut meter = Meter::default();
+        meter.measure(&sample(1, vec![backend(80, 1, true, [0, 1000, 5000])]));
+        meter.measure(&sample(2, vec![backend(80, 1, true, [0, 1010, 5100])]));
+        let load = meter.measure(&sample(3, vec![backend(80, 1, true, [0, 4, 60])]));
+        assert_eq!(values(load), [Some(0.0), Some(7.0), Some(80.0)]);
+    }
+
+    #[test]
+    fn a_new_backend_is_left_out_of_rates_until_it_has_one() {
+        let mut meter = Meter::default();
+        meter.measure(&sample(1, vec![backend(80, 1, true, [2, 10, 0])]));
+        let both = |t, old, new| sample(t, vec![backend(80, 1, true, [2, old, 0]), backend(80, 2, true, [0, new, 0])]);
+        assert_eq!(values(meter.measure(&both(2, 20, 9)))[..2], [Some(1.0), Some(10.0)]);
+        assert_eq!(values(meter.measure(&both(3, 30, 9)))[..2], [Some(1.0), Some(5.0)]);
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_starts_anew() {
+        let mut meter = Meter::default();
+        meter.measure(&sample(1, vec![backend(80, 1, true, [0, 10, 0])]));
+        meter.measure(&sample(2, vec![]));
+        let load = meter.measure(&sample(3, vec![backend(80, 1, true, [0, 900, 0])]));
+        assert_eq!(values(load)[1], None);
+    }
+
+    #[test]
+    fn rates_forget_what_is_older_than_the_window() {
+        let mut meter = Meter::default();
+        for t in 0..=10 {
+            let total = if t <= 4 { t * 100 } else { 400 };
+            meter.measure(&sample(t, vec![backend(80, 1, true, [0, total, 0])]));
+        }
+        assert_eq!(values(meter.last().unwrap())[1], Some(0.0));
+        let load = meter.measure(&sample(17, vec![backend(80, 1, true, [0, 9000, 0])]));
+        assert_eq!(values(load)[1], None, "a gap longer than the window leaves one point");
+    }
+
+    #[test]
+    fn a_sample_that_is_not_newer_changes_nothing() {
+        let mut meter = Meter::default();
+        let first = meter.measure(&sample(5, vec![backend(80, 1, true, [3, 10, 0])])).clone();
+        for t in [5, 4] {
+            let again = meter.measure(&sample(t, vec![backend(80, 1, true, [9, 90, 0])]));
+            assert_eq!(*again, first, "at {t}");
+        }
+    }
+}

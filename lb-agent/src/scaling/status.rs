@@ -1,0 +1,192 @@
+//! What `weir get policies` and `weir explain policy` show of a policy.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    actuator::ActuatorStatus,
+    checked::Policy,
+    decide::{Decision, Input},
+    policy::Mode,
+    rules::Stance,
+    signals::{Load, Signal},
+};
+
+/// A policy, its last decision and how it is carried out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub name: String,
+    /// The Service's name.
+    pub service: String,
+    /// Whether decisions are carried out.
+    pub mode: Mode,
+    /// Replicas as last set; none while the Service is not known.
+    pub current_replicas: Option<u32>,
+    /// Replicas as last decided.
+    pub desired_replicas: Option<u32>,
+    /// The least.
+    pub min_replicas: u32,
+    /// The most.
+    pub max_replicas: u32,
+    /// What the replicas carry.
+    pub signals: Vec<SignalStatus>,
+    /// The last decision.
+    pub last_decision: Option<DecisionStatus>,
+    /// The last decision that changed the number.
+    pub last_change: Option<ChangeStatus>,
+    /// How it is carried out.
+    pub actuator: ActuatorStatus,
+    /// What keeps the policy from working.
+    pub problem: Option<String>,
+}
+
+/// A signal's value and age.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignalStatus {
+    /// Which.
+    pub signal: Signal,
+    /// Its value, if known.
+    pub value: Option<f64>,
+    /// Its age.
+    pub age_seconds: Option<f64>,
+}
+
+/// A decision in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionStatus {
+    /// When it was made.
+    pub at: String,
+    /// Why.
+    pub reason: String,
+    /// What the signals were.
+    pub inputs: Vec<SignalStatus>,
+    /// What each rule and target said.
+    pub answers: Vec<AnswerStatus>,
+    /// What was asked for and not done.
+    pub rejected: Vec<RejectedStatus>,
+    /// What kept it from what was asked for.
+    pub limited_by: Vec<LimitStatus>,
+}
+
+/// What a rule or target said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnswerStatus {
+    /// Which one.
+    pub from: String,
+    /// The replicas it asks for; none where it asks for nothing.
+    pub replicas: Option<u32>,
+    /// Whether it lacked its signal.
+    pub blind: bool,
+    /// Why.
+    pub why: String,
+}
+
+/// What was asked for and not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedStatus {
+    /// Who asked for how many.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// What kept a decision from what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitStatus {
+    /// The field that says so.
+    pub field: &'static str,
+    /// What it says.
+    pub why: String,
+}
+
+/// A decision that changed the number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeStatus {
+    /// When it was made.
+    pub at: String,
+    /// The number before.
+    pub from: u32,
+    /// The number after.
+    pub to: u32,
+    /// Why.
+    pub reason: String,
+}
+
+impl DecisionStatus {
+    /// Puts a decision in words.
+    pub fn new(decision: &Decision, at: SystemTime) -> Self {
+        let answer = |voice: &super::rules::Voice| AnswerStatus {
+            from: voice.who.clone(),
+            replicas: match voice.stance {
+                Stance::Ask(replicas) => Some(replicas),
+                Stance::Silent | Stance::Blind | Stance::Keep => None,
+            },
+            blind: voice.stance == Stance::Blind,
+            why: voice.why.clone(),
+        };
+        let rejected = decision.rejected.iter();
+        let limits = decision.limited_by.iter();
+        Self {
+            at: timestamp(at),
+            reason: decision.reason.clone(),
+            inputs: decision.inputs.iter().map(SignalStatus::from).collect(),
+            answers: decision.voices.iter().map(answer).collect(),
+            rejected: rejected.map(|item| RejectedStatus { what: item.what.clone(), why: item.why.clone() }).collect(),
+            limited_by: limits.map(|limit| LimitStatus { field: limit.field, why: limit.why.clone() }).collect(),
+        }
+    }
+}
+
+impl From<&Input> for SignalStatus {
+    fn from(input: &Input) -> Self {
+        let age_seconds = input.age.map(|age| age.as_secs_f64());
+        Self { signal: input.signal, value: input.value, age_seconds }
+    }
+}
+
+impl PolicyStatus {
+    /// A policy that has decided nothing yet.
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            namespace: policy.id.namespace.clone(),
+            name: policy.id.name.clone(),
+            service: policy.service.clone(),
+            mode: policy.mode,
+            current_replicas: None,
+            desired_replicas: None,
+            min_replicas: policy.min,
+            max_replicas: policy.max,
+            signals: Vec::new(),
+            last_decision: None,
+            last_change: None,
+            actuator: ActuatorStatus::default(),
+            problem: None,
+        }
+    }
+}
+
+/// Every signal that is known of a Service.
+pub fn signals(load: &Load, now: Duration) -> Vec<SignalStatus> {
+    let status = |(signal, reading): (&Signal, &super::signals::Reading)| SignalStatus {
+        signal: *signal,
+        value: Some(reading.value),
+        age_seconds: Some(now.saturating_sub(reading.at).as_secs_f64()),
+    };
+    load.readings.iter().map(status).collect()
+}
+
+/// A time as RFC 3339 writes it.
+pub fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

@@ -1,0 +1,159 @@
+//! What the agent knows at one moment, as plain values.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::{BackendState, DropReason};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{dataplane::Counters, model::ServiceId, scaling::PolicyStatus};
+
+/// Where the agent publishes snapshots.
+pub type Publisher = watch::Sender<Arc<Snapshot>>;
+
+/// Where the newest snapshot is read.
+pub type Subscriber = watch::Receiver<Arc<Snapshot>>;
+
+/// A channel that holds an empty snapshot at first.
+pub fn channel() -> (Publisher, Subscriber) {
+    watch::channel(Arc::new(Snapshot::default()))
+}
+
+/// What the agent knows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When it was taken; none before the first.
+    pub taken: Option<Instant>,
+    /// The whole model has been in the kernel once.
+    pub synced: bool,
+    /// Every service port.
+    pub services: Vec<ServiceSnapshot>,
+    /// Dropped packets by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Flows in the table, as the last sweep counted them.
+    pub flow_entries: u64,
+    /// Flows the table has room for.
+    pub flow_capacity: u64,
+    /// Counts that the sweep has repaired.
+    pub repairs: u64,
+    /// How long syncs took.
+    pub syncs: SyncDurations,
+    /// Every policy.
+    pub policies: Vec<PolicyStatus>,
+    /// This node.
+    pub node: NodeStatus,
+}
+
+/// A service port and its backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSnapshot {
+    /// Which.
+    pub id: ServiceId,
+    /// Its backends.
+    pub backends: Vec<BackendSnapshot>,
+}
+
+/// A backend of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendSnapshot {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its state.
+    pub state: BackendState,
+    /// The weight that selection uses now.
+    pub effective_weight: u16,
+    /// What it has carried.
+    pub counters: Counters,
+}
+
+/// What `weir get nodes` shows of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub name: String,
+    /// The agent's version.
+    pub version: String,
+    /// When the agent was started, RFC 3339.
+    pub started: Option<String>,
+    /// When a change was last put into the kernel, RFC 3339.
+    pub last_sync: Option<String>,
+    /// Where the model comes from.
+    pub sources: Vec<SourceStatus>,
+    /// What is wrong, each with what to do.
+    pub problems: Vec<String>,
+    /// How each interface is hooked.
+    pub datapath: Vec<InterfaceStatus>,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// `files` or `kubernetes`.
+    pub kind: String,
+    /// The folder or the server.
+    pub location: String,
+    /// Whether what it says now is in force.
+    pub healthy: bool,
+}
+
+/// How an interface is hooked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub interface: String,
+    /// `tc`, `xdp` or `xdp-generic`.
+    pub mode: String,
+    /// Why this mode.
+    pub why: String,
+}
+
+/// How long syncs took: a histogram.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncDurations {
+    counts: [u64; SyncDurations::BOUNDS.len()],
+    sum: f64,
+}
+
+impl SyncDurations {
+    /// Upper bounds in seconds.
+    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, f64::INFINITY];
+
+    /// Notes one.
+    pub fn observe(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.sum += seconds;
+        let bucket = Self::BOUNDS.iter().zip(&mut self.counts).find(|(bound, _)| seconds <= **bound);
+        if let Some((_, count)) = bucket {
+            *count += 1;
+        }
+    }
+
+    /// Each bound with how many were within it and above the one before.
+    pub fn buckets(&self) -> [(f64, u64); Self::BOUNDS.len()] {
+        std::array::from_fn(|index| (Self::BOUNDS[index], self.counts[index]))
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All of them in seconds.
+    pub const fn sum(&self) -> f64 {
+        self.sum
+    }
+}
+
+impl Default for SyncDurations {
+    fn default() -> Self {
+        Self { counts: [0; Self::BOUNDS.len()], sum: 0.0 }
+    }
+}
