@@ -9,7 +9,7 @@ use std::{
 
 use lb_common::Algorithm;
 
-use crate::{discovery::Objects, node};
+use crate::{dataplane::attach::Datapath, discovery::Objects, node};
 
 /// The agent's configuration.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct RunConfig {
     pub manifests: PathBuf,
     /// The interfaces clients come in by; empty: those of the default routes.
     pub interfaces: BTreeSet<String>,
+    /// Where packets are met on them.
+    pub datapath: Datapath,
     /// This node's name.
     pub node_name: String,
     /// The algorithm of Services that name none.

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     config::{ConfigError, RunConfig, check_snat_ports},
-    dataplane::{self, Dataplane},
+    dataplane::{self, Dataplane, attach::Role},
     discovery::{
         Objects, Problem, build,
         files::{Folder, read_folder},
@@ -36,6 +36,7 @@ use crate::{
     },
 };
 
+pub mod attach;
 pub mod core;
 pub mod desired;
 pub mod drift;
@@ -44,20 +45,12 @@ pub mod report;
 #[cfg(test)]
 mod tests;
 
-use self::core::Core;
+use self::{attach::Attach, core::Core};
 
 /// So often the agent looks, decides and sweeps.
 const TICK: Duration = Duration::from_secs(1);
 /// So many ticks pass between two looks at the node's addresses, interfaces and routes.
 const NODE_TICKS: u64 = 2;
-
-/// Attaches the programs to interfaces.
-pub trait Attach {
-    /// Attaches what an interface needs that clients come in by.
-    fn attach_uplink(&mut self, interface: &str) -> Result<InterfaceStatus, dataplane::Error>;
-    /// Attaches what an interface needs that backends are behind.
-    fn attach_backend(&mut self, interface: &str) -> Result<InterfaceStatus, dataplane::Error>;
-}
 
 /// Why the agent cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -257,7 +250,7 @@ impl<D: Dataplane + Attach> Agent<D> {
 
     fn attach_uplinks(&mut self) -> Result<(), dataplane::Error> {
         for name in self.config.interfaces.clone() {
-            let status = block_in_place(|| self.core.dataplane.attach_uplink(&name))?;
+            let status = block_in_place(|| self.core.dataplane.attach(&name, Role::Uplink, self.config.datapath))?;
             self.note_attached(name, status);
         }
         Ok(())
@@ -299,10 +292,8 @@ impl<D: Dataplane + Attach> Agent<D> {
             if index.is_none() || self.attached.get(name).map(|(known, _)| *known) == index {
                 continue;
             }
-            let uplink = self.config.interfaces.contains(name);
-            let dataplane = &mut self.core.dataplane;
-            let attach = || if uplink { dataplane.attach_uplink(name) } else { dataplane.attach_backend(name) };
-            match block_in_place(attach) {
+            let role = if self.config.interfaces.contains(name) { Role::Uplink } else { Role::Backend };
+            match block_in_place(|| self.core.dataplane.attach(name, role, self.config.datapath)) {
                 Ok(status) => self.note_attached(name.clone(), status),
                 Err(error) => failed.push(error.to_string()),
             }

@@ -54,9 +54,11 @@ mod tests {
     #[test]
     fn a_removed_backend_waits_until_it_was_quiet_for_long_enough() {
         let backend = |state: BackendState| Backend { state: state as u8, incarnation: 1, ..Backend::default() };
-        let mut tables = Tables::default();
-        tables.backends = [(1, backend(BackendState::Removed)), (2, backend(BackendState::Ready))].into();
-        tables.vips = [(4, Vip { live: VIP_REMOVED, ..Vip::default() }), (5, Vip { live: 1, ..Vip::default() })].into();
+        let tables = Tables {
+            backends: [(1, backend(BackendState::Removed)), (2, backend(BackendState::Ready))].into(),
+            vips: [(4, Vip { live: VIP_REMOVED, ..Vip::default() }), (5, Vip { live: 1, ..Vip::default() })].into(),
+            ..Tables::default()
+        };
         assert_eq!(removed_frontends(&tables), [4].into());
         let loads = |active| BTreeMap::from([1, 2].map(|i| (i, BackendLoad { active, ..BackendLoad::default() })));
         let mut removal = Removal::default();

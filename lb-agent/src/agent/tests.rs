@@ -248,6 +248,7 @@ fn config(folder: PathBuf, proc: PathBuf) -> RunConfig {
         pin_path: folder.join("pins"),
         manifests: folder,
         interfaces: ["lo".to_owned()].into(),
+        datapath: crate::dataplane::attach::Datapath::Auto,
         node_name: "node".into(),
         default_algorithm: Algorithm::Maglev,
         metrics_listen: None,

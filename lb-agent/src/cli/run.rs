@@ -1,0 +1,179 @@
+//! `weir run`: the agent of this node.
+
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use lb_common::{Algorithm, abi::timeout};
+use tracing_subscriber::EnvFilter;
+
+use super::Error;
+use crate::{
+    agent::{self, AgentError, Prepared},
+    config::{RunConfig, port_range},
+    dataplane::{
+        attach::Datapath,
+        bpf::{Bpf, Options},
+    },
+    discovery::annotations,
+    scaling::command,
+};
+
+/// `weir run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// A folder of Kubernetes manifests (Service, EndpointSlice, ScalePolicy), watched
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// An interface that clients come in by; may be given several times [default: those of the default routes]
+    #[arg(long = "interface", value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Where packets are met on those interfaces
+    #[arg(long, value_enum, default_value_t = DatapathArg::Auto)]
+    pub datapath: DatapathArg,
+    /// Serves metrics, /healthz and /readyz at this address
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Scales ScalePolicies that name no command; called with NAME CURRENT DESIRED added
+    #[arg(long, value_name = "CMD", value_parser = scale_command)]
+    pub scale_command: Option<Argv>,
+    /// How long a scale command may take
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub scale_timeout: Duration,
+    /// This node's name, as nodeName of endpoints says it [default: the hostname]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// The algorithm of Services without weir.dev/algorithm
+    #[arg(long, value_name = "NAME", default_value = "maglev", value_parser = algorithm)]
+    pub default_algorithm: Algorithm,
+    /// A TCP connection without a packet for so long is forgotten
+    #[arg(long, value_name = "TIME", default_value = TCP_IDLE, value_parser = tcp_idle)]
+    pub tcp_idle: Duration,
+    /// Source ports towards backends on other nodes
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
+    pub snat_ports: (u16, u16),
+    /// Flows that new maps have room for; maps that exist keep their size
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(512..=1 << 25))]
+    pub flow_table_size: u32,
+    /// Logs samples of rare events of the packet path
+    #[arg(long)]
+    pub bpf_log: bool,
+}
+
+/// [`timeout::TCP_IDLE`] as it is written on a command line.
+const TCP_IDLE: &str = "8000s";
+const _: () = assert!(timeout::TCP_IDLE == 8000);
+
+/// `--datapath`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DatapathArg {
+    /// XDP with tc beside it where the device's driver can and nobody holds it, else tc
+    Auto,
+    /// tc alone
+    Tc,
+    /// XDP in the driver with tc beside it, or an error
+    Xdp,
+    /// XDP in the kernel's generic form with tc beside it
+    XdpGeneric,
+}
+
+impl From<DatapathArg> for Datapath {
+    fn from(arg: DatapathArg) -> Self {
+        match arg {
+            DatapathArg::Auto => Self::Auto,
+            DatapathArg::Tc => Self::Tc,
+            DatapathArg::Xdp => Self::Xdp,
+            DatapathArg::XdpGeneric => Self::XdpGeneric,
+        }
+    }
+}
+
+/// A program and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argv(pub Vec<String>);
+
+fn scale_command(text: &str) -> Result<Argv, String> {
+    command::split(text).map(Argv).ok_or_else(|| "empty, or a quote is not closed".into())
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    annotations::algorithm(text).map_err(|invalid| format!("{}: {}", invalid.cause, invalid.remedy))
+}
+
+fn tcp_idle(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let days = Duration::from_secs(30 * 86_400);
+    if (Duration::from_secs(60)..=days).contains(&time) { Ok(time) } else { Err("use a time from 60s to 30d".into()) }
+}
+
+/// Runs the agent until it is told to stop. What can fail is tried before the kernel is touched.
+pub async fn run(args: RunArgs, pin_path: PathBuf) -> Result<(), Error> {
+    log_to_stderr();
+    super::host::check_bpffs(&pin_path)?;
+    let options = options(&args, &pin_path);
+    let prepared = Prepared::new(config(args, pin_path)).await.map_err(failed)?;
+    let bpf = tokio::task::block_in_place(|| Bpf::start(&options))?;
+    agent::run(prepared, bpf).await.map_err(failed)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let stderr = std::io::stderr();
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr.is_terminal()).with_target(false);
+    // Fails if another subscriber is set already, which then stays.
+    let _ = format.with_writer(std::io::stderr).try_init();
+}
+
+fn options(args: &RunArgs, pin_path: &Path) -> Options {
+    Options {
+        pin_path: pin_path.to_owned(),
+        flow_table_size: args.flow_table_size,
+        snat_ports: args.snat_ports,
+        tcp_idle: args.tcp_idle.as_secs() as u32,
+        bpf_log: args.bpf_log,
+        flow_seed: seed(),
+        test_clock: false,
+    }
+}
+
+/// A number nobody else knows: the standard library seeds its hash maps from the kernel's random numbers.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn config(args: RunArgs, pin_path: PathBuf) -> RunConfig {
+    RunConfig {
+        pin_path,
+        manifests: args.manifests,
+        interfaces: args.interfaces.into_iter().collect(),
+        datapath: args.datapath.into(),
+        node_name: args.node_name.filter(|name| !name.is_empty()).unwrap_or_else(hostname),
+        default_algorithm: args.default_algorithm,
+        metrics_listen: args.metrics_listen,
+        scale_command: args.scale_command.map(|argv| argv.0),
+        scale_timeout: args.scale_timeout,
+        snat_ports: args.snat_ports,
+        proc: "/proc".into(),
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// An error of the agent as cause and remedy.
+fn failed(error: AgentError) -> Error {
+    match error {
+        AgentError::Dataplane(error) => error.into(),
+        other => {
+            let text = other.to_string();
+            let (cause, remedy) = text.split_once("; ").unwrap_or((&text, "look at the log"));
+            Error::Run { cause: cause.into(), remedy: remedy.into() }
+        }
+    }
+}
