@@ -3,6 +3,7 @@
 mod build;
 mod build_ebpf;
 mod compiler;
+mod demo;
 mod lint;
 mod privilege;
 mod setup;
@@ -30,6 +31,8 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     /// Build `weir`, with the BPF programs inside
     Build(build::Args),
+    /// See it work: clients, `weir` and nginx servers in network namespaces; needs root
+    Demo(demo::Args),
     /// Run the tests: of one layer, or all
     Test(test::Args),
     /// Check formatting, lints, documentation and the list of dependencies
@@ -51,6 +54,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup(args) => setup::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Build(args) => build::run(&args),
+        Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Lint => lint::everything(),
     }
