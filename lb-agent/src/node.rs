@@ -232,9 +232,7 @@ fn names(interfaces: &Interfaces) -> String {
 pub fn check_interfaces(wanted: &BTreeSet<String>, interfaces: &Interfaces) -> Result<(), Error> {
     match wanted.iter().find(|name| !interfaces.values().any(|known| known == *name)) {
         None => Ok(()),
-        Some(name) => {
-            Err(Error::NoInterface { name: name.clone(), known: names(interfaces) })
-        }
+        Some(name) => Err(Error::NoInterface { name: name.clone(), known: names(interfaces) }),
     }
 }
 
@@ -270,7 +268,8 @@ mod tests {
 
     fn view() -> NodeView {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let route = |interface: &str, on_link| Route { interface: interface.into(), source: Some(ip("10.0.0.1")), on_link };
+        let route =
+            |interface: &str, on_link| Route { interface: interface.into(), source: Some(ip("10.0.0.1")), on_link };
         NodeView {
             name: "a".into(),
             addresses: [ip("10.0.0.1"), ip("127.0.0.1"), ip("fe80::1"), ip("fd00::1")].into(),
@@ -313,7 +312,10 @@ mod tests {
         let interfaces = Interfaces::from([(1, "lo".into()), (2, "eth0".into())]);
         assert!(check_interfaces(&["eth0".to_owned()].into(), &interfaces).is_ok());
         let error = check_interfaces(&["eth7".to_owned()].into(), &interfaces).unwrap_err().to_string();
-        assert_eq!(error, "--interface eth7: there is no such interface in this network namespace; use one of: lo, eth0");
+        assert_eq!(
+            error,
+            "--interface eth7: there is no such interface in this network namespace; use one of: lo, eth0"
+        );
     }
 
     #[test]

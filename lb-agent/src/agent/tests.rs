@@ -148,7 +148,11 @@ fn health_counts_while_it_is_checked_and_recovery_starts_slowly() {
     agent.set_health((id(), at(1)), false, second(13));
     agent.set_model(model(ServicePort { health_check: None, ..checked }), true, second(13));
     agent.tick(second(13)).unwrap();
-    assert_eq!(backends(&fake)[0].1, BackendState::Ready, "without a check nobody would find out that it is well again");
+    assert_eq!(
+        backends(&fake)[0].1,
+        BackendState::Ready,
+        "without a check nobody would find out that it is well again"
+    );
 }
 
 #[test]
@@ -239,7 +243,10 @@ fn reports_name_what_the_maps_hold() {
     assert_eq!(services.len(), 1);
     assert_eq!((&services[0].id, services[0].backends.len()), (&id(), 2));
     let samples = report::samples(&services, second(1));
-    assert_eq!((samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready), ("web", 3, true));
+    assert_eq!(
+        (samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready),
+        ("web", 3, true)
+    );
     assert!(!fake.state().writes.contains(&Write::FreeBackend(0)));
 }
 
@@ -278,7 +285,8 @@ fn proc() -> tempfile::TempDir {
 #[tokio::test]
 async fn a_start_that_cannot_succeed_says_why() {
     let (folder, proc) = (tempfile::tempdir().unwrap(), proc());
-    let v6 = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 'fd00::1', ports: [{port: 80}]}\n";
+    let v6 =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 'fd00::1', ports: [{port: 80}]}\n";
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let good = || config(folder.path().into(), proc.path().into());
     let cases: [(RunConfig, &str, &[&str]); 4] = [

@@ -104,7 +104,11 @@ impl Dataplane for Fake {
 
     fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error> {
         let mut state = self.state();
-        if drained { state.drains.insert(backend) } else { state.drains.remove(&backend) };
+        if drained {
+            state.drains.insert(backend)
+        } else {
+            state.drains.remove(&backend)
+        };
         Ok(())
     }
 

@@ -69,7 +69,10 @@ fn by_age<'a>(services: &'a [ServiceObject], problems: &mut Vec<Problem>) -> Vec
 }
 
 /// The slices of each Service by name, each only once.
-fn by_service<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> BTreeMap<(&'a str, &'a str), Vec<&'a SliceObject>> {
+fn by_service<'a>(
+    objects: &'a Objects,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<(&'a str, &'a str), Vec<&'a SliceObject>> {
     let mut unique: BTreeMap<(&str, &str), &SliceObject> = BTreeMap::new();
     for slice in &objects.slices {
         let first = *unique.entry((&slice.namespace, &slice.name)).or_insert(slice);
@@ -327,7 +330,13 @@ items:
         assert_eq!(ids, ["shop/web:53/UDP", "shop/web:80/TCP"]);
         let web = model.services.values().nth(1).unwrap();
         let frontends: BTreeSet<String> = web.frontends.iter().map(ToString::to_string).collect();
-        let wanted = ["10.96.0.1:80/TCP", "198.51.100.1:80/TCP", "203.0.113.1:80/TCP", "192.0.2.1:30080/TCP", "[fd00::10]:80/TCP"];
+        let wanted = [
+            "10.96.0.1:80/TCP",
+            "198.51.100.1:80/TCP",
+            "203.0.113.1:80/TCP",
+            "192.0.2.1:30080/TCP",
+            "[fd00::10]:80/TCP",
+        ];
         assert_eq!(frontends, wanted.map(str::to_owned).into());
         assert_eq!((web.algorithm, web.feedback), (Algorithm::Random, Feedback::Connections));
         assert_eq!(web.affinity.unwrap().as_secs(), 60);
@@ -366,25 +375,35 @@ items:
             assert_eq!(model.services.keys().map(|id| id.name.as_str()).collect::<Vec<_>>(), [keeper], "{why}");
             assert_eq!(problems.len(), 1, "{why}");
             let text = problems[0].to_string();
-            assert!(text.contains("\"10.96.0.1:80/TCP\"") && text.contains(&format!("Service default/{keeper} (")), "{text}");
+            assert!(
+                text.contains("\"10.96.0.1:80/TCP\"") && text.contains(&format!("Service default/{keeper} (")),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_does_not_fit_together_is_told() {
-        let other = SLICES.replace("name: http,", "name: web,").replace("service-name: web}, annotations: {service", "service-name: wab}, annotations: {service");
+        let other = SLICES
+            .replace("name: http,", "name: web,")
+            .replace("service-name: web}, annotations: {service", "service-name: wab}, annotations: {service");
         let (model, problems) = build(&objects(&[SERVICE, &other]), &node(), Algorithm::Maglev);
         let fields: Vec<&str> = problems.iter().map(|p| p.field.as_str()).collect();
         assert_eq!(fields, ["metadata.labels.kubernetes.io/service-name", "spec.ports.name"], "{problems:?}");
         assert!(model.services.values().nth(1).unwrap().backends.is_empty());
         let (_, problems) = build(&objects(&[SERVICE, SERVICE, SLICES]), &node(), Algorithm::Maglev);
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].to_string().starts_with("1.yaml:2: Service shop/web: metadata.name: \"web\": this Service is in 0.yaml:2"));
+        assert!(
+            problems[0]
+                .to_string()
+                .starts_with("1.yaml:2: Service shop/web: metadata.name: \"web\": this Service is in 0.yaml:2")
+        );
     }
 
     #[test]
     fn feedback_without_weights_to_move_is_told() {
-        let (model, problems) = build(&objects(&[&SERVICE.replace(": random", ": maglev"), SLICES]), &node(), Algorithm::Maglev);
+        let (model, problems) =
+            build(&objects(&[&SERVICE.replace(": random", ": maglev"), SLICES]), &node(), Algorithm::Maglev);
         assert_eq!((model.services.len(), problems.len()), (2, 2), "told for each port, and in force all the same");
         assert!(problems[0].remedy.contains("weighted-round-robin"));
     }
