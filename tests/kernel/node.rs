@@ -50,7 +50,8 @@ impl Node {
             indexes.insert(interface, index_of(&namespace, interface)?);
         }
         let folder = map_folder(pins.path());
-        let mut known: HashMap<_, u32, u32> = Map::HashMap(MapData::from_pin(folder.join(map::INTERFACES))?).try_into()?;
+        let mut known: HashMap<_, u32, u32> =
+            Map::HashMap(MapData::from_pin(folder.join(map::INTERFACES))?).try_into()?;
         for (_, index) in indexes.iter().filter(|(interface, _)| interface.has_xdp()) {
             known.insert(index, INTERFACE_XDP, 0)?;
         }

@@ -108,8 +108,12 @@ impl World {
 
     /// Whom a backend takes for its client.
     pub(crate) fn peer(&self, number: usize) -> SocketAddr {
-        let place = self.backends[number].0;
-        if place.is_local() { self.client() } else { socket(self.family, place.network(), NODE, SNAT_PORT) }
+        if self.backends[number].0.is_local() { self.client() } else { self.masked_peer(number) }
+    }
+
+    /// Whom it takes for its client under full NAT.
+    pub(crate) fn masked_peer(&self, number: usize) -> SocketAddr {
+        socket(self.family, self.backends[number].0.network(), NODE, SNAT_PORT)
     }
 
     fn key(&self, socket: SocketAddr) -> SocketKey {
@@ -121,10 +125,9 @@ impl World {
         let number = index % self.backends.len();
         let (place, weight) = self.backends[number];
         let endpoint = self.endpoint(number);
-        let source = if place.is_local() { lb_common::Addr::NONE } else { ip(self.family, place.network(), NODE).into() };
         Backend {
             addr: endpoint.ip().into(),
-            source,
+            source: ip(self.family, place.network(), NODE).into(),
             port: Port::new(endpoint.port()),
             protocol: self.protocol as u8,
             flags: if place.is_local() { BACKEND_LOCAL } else { 0 },
@@ -184,8 +187,7 @@ impl World {
         let vips = (0..self.frontends).map(|f| self.vip_record(f, VIP_LIVE));
         let backends =
             (0..self.indexes()).map(|i| Write::PutBackend(i as u32, self.backend(i, base, BackendState::Ready)));
-        let endpoints =
-            (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
+        let endpoints = (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
         vips.chain(backends).chain(endpoints).chain(self.select(base)).collect()
     }
 

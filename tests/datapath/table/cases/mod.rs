@@ -1,6 +1,12 @@
 //! The cases.
 
 mod conversations;
+mod errors;
+mod full;
+mod lives;
+mod odd;
+mod selection;
+mod ways;
 
 use lb_common::Protocol;
 use lb_ebpf::env::Hook;
@@ -18,5 +24,17 @@ pub(crate) const CLIENTS: (Hook, Interface) = (Hook::Ingress, Interface::Up0);
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
-    [conversations::cases()].concat()
+    let cases = [
+        conversations::cases(),
+        lives::cases(),
+        errors::cases(),
+        odd::cases(),
+        ways::cases(),
+        selection::cases(),
+        full::cases(),
+    ]
+    .concat();
+    let names = cases.iter().map(|case| &case.name).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(names.len(), cases.len(), "two cases of one name");
+    cases
 }
