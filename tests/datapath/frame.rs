@@ -94,6 +94,10 @@ impl Subject for Memory {
         Ok(())
     }
 
+    fn takes(&self, _hook: Hook, _frame: &[u8]) -> bool {
+        true
+    }
+
     fn run(&mut self, hook: Hook, via: Interface, frame: &[u8]) -> anyhow::Result<(Fate, Vec<u8>)> {
         let mut frame = Frame::new(frame);
         let verdict = self.verdict(hook, via, &mut frame);

@@ -1,7 +1,7 @@
 //! The pipeline in memory: maps are collections, the routing table is [`net::route`], time stands still until a case moves it.
 
 use std::{
-    cell::{Cell, RefCell, UnsafeCell},
+    cell::{RefCell, UnsafeCell},
     collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
 };
@@ -115,6 +115,13 @@ impl Memory {
         }
     }
 
+    /// Says what backends carry.
+    pub(crate) fn set_loads(&mut self, loads: &[BackendLoad]) {
+        for (cell, load) in self.loads.iter_mut().zip(loads) {
+            *cell.get_mut() = *load;
+        }
+    }
+
     fn entries(buckets: &[UnsafeCell<Bucket>]) -> usize {
         // SAFETY: as in `counters`.
         buckets.iter().map(|b| unsafe { (*b.get()).meta }.iter().filter(|m| **m as u8 != 0).count()).sum()
@@ -133,7 +140,7 @@ impl Memory {
 
     /// The environment of a packet at a hook.
     pub(crate) fn at(&self, hook: Hook, via: Interface) -> At<'_> {
-        At { memory: self, hook, via, asked: Cell::new(0) }
+        At { memory: self, hook, via }
     }
 
     pub(crate) fn sweep(&mut self) -> SweepReport {
@@ -162,8 +169,6 @@ pub(crate) struct At<'a> {
     memory: &'a Memory,
     hook: Hook,
     via: Interface,
-    /// The interface's MTU-sized question that the route was asked with.
-    pub(crate) asked: Cell<u32>,
 }
 
 impl At<'_> {
@@ -259,7 +264,6 @@ impl Env for At<'_> {
     }
 
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
-        self.asked.set(bytes);
         // As in the kernel: a tag that is still in the packet would travel on with it.
         if scratch.packet.l3 != 14 { Route::Defer } else { self.way(scratch.to.dst.ip(), bytes) }
     }

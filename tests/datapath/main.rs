@@ -1,5 +1,7 @@
 //! Packet tables through the pipeline in memory: the same code that the kernel runs, with maps, clock, chance and routes of the tests.
 
+mod alone;
+mod chance;
 mod frame;
 mod host;
 mod table;

@@ -152,6 +152,16 @@ impl Subject for Node {
         Ok(self.clock.set(0, seconds, 0)?)
     }
 
+    /// A test run needs an Ethernet header, and of tc programs a whole IP header too where the Ethernet header promises one.
+    fn takes(&self, hook: Hook, frame: &[u8]) -> bool {
+        let network = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            _ => 1,
+        };
+        frame.len() >= if hook == Hook::Xdp { 14 } else { 14 + network }
+    }
+
     /// To be called inside of the namespace: a test run looks its interface up in the caller's.
     fn run(&mut self, hook: Hook, via: Interface, frame: &[u8]) -> Result<(Fate, Vec<u8>)> {
         let index = self.indexes[&via];

@@ -30,6 +30,8 @@ pub(crate) trait Subject {
     fn write(&mut self, write: &Write) -> anyhow::Result<()>;
     /// Says what time it is.
     fn set_clock(&mut self, seconds: u32) -> anyhow::Result<()>;
+    /// Whether it can be given this frame at all.
+    fn takes(&self, hook: Hook, frame: &[u8]) -> bool;
     /// Gives a hook a packet; what it did, and the packet afterwards.
     fn run(&mut self, hook: Hook, via: Interface, frame: &[u8]) -> anyhow::Result<(Fate, Vec<u8>)>;
     /// A backend's counts.
@@ -143,6 +145,9 @@ impl<S: Subject> Running<'_, S> {
     }
 
     fn send(&mut self, hook: Hook, via: Interface, frame: &[u8], expect: &Expect) -> anyhow::Result<()> {
+        if !self.subject.takes(hook, frame) {
+            return Ok(());
+        }
         self.packets += 1;
         let before = self.observe()?;
         let (fate, after) = self.subject.run(hook, via, frame)?;

@@ -150,12 +150,12 @@ impl World {
         (0..self.frontends).flat_map(|f| self.frontend(f, base)).collect()
     }
 
-    /// The entries of a frontend's selection table.
+    /// The entries of a frontend's selection table; round robin knows only whether there is a weight.
     pub(crate) fn entries(&self, frontend: u32) -> Vec<Entry> {
         let first = frontend as usize * self.backends.len();
         let entry = |(i, (_, weight)): (usize, &(Place, u16))| Entry {
             backend: if self.stale { 1 << 30 } else { (first + i) as u32 },
-            weight: *weight,
+            weight: if self.algorithm == Algorithm::RoundRobin { (*weight).min(1) } else { *weight },
             identity: identity(self.endpoint(i)),
         };
         self.backends.iter().enumerate().map(entry).collect()

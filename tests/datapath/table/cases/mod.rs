@@ -1,6 +1,7 @@
 //! The cases.
 
 mod conversations;
+mod edges;
 mod errors;
 mod full;
 mod lives;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Case> {
         ways::cases(),
         selection::cases(),
         full::cases(),
+        edges::cases(),
     ]
     .concat();
     let names = cases.iter().map(|case| &case.name).collect::<std::collections::BTreeSet<_>>();

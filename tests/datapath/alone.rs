@@ -1,0 +1,141 @@
+//! What only memory can be made to show: locked buckets, headers out of reach, segmented packets, chosen source ports.
+
+use std::net::SocketAddr;
+
+use lb_common::{DropReason, Protocol, Traffic};
+use lb_ebpf::{
+    env::{Event, Hook, Table},
+    pipeline::{Action, Verdict},
+};
+
+use crate::{
+    frame::Frame,
+    host::Memory,
+    table::{
+        net::{Family, Interface, socket},
+        packet::{ACK, FIN, SYN, Shape, Spec, tcp, udp},
+        verify,
+        world::{Place, World},
+    },
+};
+
+fn start(protocol: Protocol, place: Place) -> (Memory, World) {
+    let world = World::new(Family::V4, protocol, &[place]);
+    let mut memory = Memory::new();
+    world.make(1).iter().for_each(|write| memory.write(write));
+    (memory, world)
+}
+
+fn send(memory: &mut Memory, via: Interface, packet: &Spec) -> (Verdict, Vec<u8>) {
+    let mut frame = Frame::new(&packet.frame());
+    (memory.verdict(Hook::Ingress, via, &mut frame), frame.bytes)
+}
+
+#[test]
+fn a_locked_bucket_turns_openers_away_and_lets_others_pass() {
+    for table in [Table::Forward, Table::Reply] {
+        let (mut memory, world) = start(Protocol::Tcp, Place::Local);
+        let (client, vip) = (world.client(), world.vip(0));
+        memory.lock(table, true);
+        let busy = Verdict::drop(DropReason::TableBusy);
+        assert_eq!(send(&mut memory, Interface::Up0, &tcp(SYN, client, vip)).0, busy, "{table:?}");
+        assert_eq!(memory.flows(), (0, 0), "{table:?}: nothing is left of it");
+        let load = memory.counters(0).load;
+        assert_eq!((load.active, load.pending, load.closed), (0, 0, 0), "{table:?}");
+        memory.lock(table, false);
+        let pod = Verdict::interface(Interface::Pod0.number().into());
+        assert_eq!(send(&mut memory, Interface::Up0, &tcp(SYN, client, vip)).0, pod);
+        let answer = tcp(SYN | ACK, world.endpoint(0), client);
+        assert_eq!(send(&mut memory, Interface::Pod0, &answer).0.action(), Action::Interface);
+        assert_eq!(send(&mut memory, Interface::Up0, &tcp(ACK, client, vip)).0, pod);
+        memory.lock(table, true);
+        assert_eq!(send(&mut memory, Interface::Up0, &tcp(ACK, client, vip)).0, pod, "{table:?}: changes nothing");
+        let fin = send(&mut memory, Interface::Up0, &tcp(FIN | ACK, client, vip)).0;
+        assert_eq!(fin, if table == Table::Forward { busy } else { pod }, "{table:?}: changes the state");
+        assert_eq!(memory.sweep().busy, 0, "a sweep that finds nothing to do takes no lock");
+    }
+}
+
+#[test]
+fn headers_out_of_reach_are_asked_for_and_change_nothing() {
+    for family in [Family::V4, Family::V6] {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for shape in [Shape::Plain, Shape::ManyOptions] {
+                let world = World::new(family, protocol, &[Place::Remote]);
+                let packet = match protocol {
+                    Protocol::Tcp => tcp(SYN, world.client(), world.vip(0)).payload(40),
+                    Protocol::Udp => udp(world.client(), world.vip(0)),
+                };
+                let packet = packet.shape(shape);
+                let headers = packet.l4() + if protocol == Protocol::Tcp { 20 } else { 8 };
+                for reach in 0..packet.frame().len() {
+                    let mut memory = Memory::new();
+                    world.make(1).iter().for_each(|write| memory.write(write));
+                    let mut frame = Frame { reach, ..Frame::new(&packet.frame()) };
+                    let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut frame);
+                    let expected = if reach < headers { Action::Truncated } else { Action::Interface };
+                    assert_eq!(verdict.action(), expected, "{family:?} {protocol:?} {shape:?}, {reach} bytes in reach");
+                    assert_eq!(memory.flows().0, usize::from(reach >= headers));
+                    assert_eq!(frame.bytes == packet.frame(), reach < headers);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segmented_packet_counts_as_what_goes_over_the_wire() {
+    let (mut memory, world) = start(Protocol::Tcp, Place::Narrow);
+    let (client, vip) = (world.client(), world.vip(0));
+    assert_eq!(send(&mut memory, Interface::Up0, &tcp(SYN, client, vip)).0.action(), Action::Interface);
+    let before = memory.counters(0).traffic;
+    let packet = tcp(ACK, client, vip).payload(2500);
+    let mut whole = Frame::new(&packet.frame());
+    let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut whole);
+    assert_eq!(verdict, Verdict::too_big(1280), "in one piece");
+    let mut large = Frame { segments: (2, 1241), ..Frame::new(&packet.frame()) };
+    let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut large);
+    assert_eq!(verdict, Verdict::too_big(1280), "one byte too many in each");
+    assert_eq!(memory.counters(0).traffic, before);
+    let mut segmented = Frame { segments: (3, 1000), ..Frame::new(&packet.frame()) };
+    assert_eq!(memory.verdict(Hook::Ingress, Interface::Up0, &mut segmented).action(), Action::Interface);
+    let bytes = 2500 + 3 * 40;
+    let expected = Traffic { packets_in: before.packets_in + 3, bytes_in: before.bytes_in + bytes, ..before };
+    assert_eq!(memory.counters(0).traffic, expected);
+    verify::checksums(&segmented.bytes).expect("checksums");
+}
+
+#[test]
+fn source_ports_start_anywhere_and_are_all_used_once() {
+    for offset in [0, 1, 2, 1000, u32::MAX - 1, u32::MAX] {
+        let (mut memory, world) = start(Protocol::Udp, Place::Remote);
+        memory.limits.snat_last = memory.limits.snat_first + 2;
+        let mut ports = Vec::new();
+        for client in 0..4 {
+            memory.random.borrow_mut().push_back(offset);
+            let client = socket(Family::V4, 10, 9, 40000 + client);
+            let (verdict, frame) = send(&mut memory, Interface::Up0, &udp(client, world.vip(0)));
+            if verdict.action() == Action::Interface {
+                ports.push(u16::from_be_bytes([frame[34], frame[35]]));
+            } else {
+                assert_eq!(verdict, Verdict::drop(DropReason::SnatPortsExhausted));
+            }
+        }
+        ports.sort_unstable();
+        assert_eq!(ports, [61000, 61001, 61002], "from offset {offset}");
+        assert_eq!(memory.flows(), (3, 3));
+    }
+}
+
+#[test]
+fn rare_events_are_told() {
+    let (mut memory, world) = start(Protocol::Tcp, Place::Local);
+    let client = SocketAddr::new(world.client().ip(), 40000);
+    send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0)));
+    send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0)));
+    send(&mut memory, Interface::Up0, &tcp(ACK, world.client().to_owned(), world.vip(0)));
+    let stranger = SocketAddr::new(client.ip(), 40001);
+    send(&mut memory, Interface::Up0, &tcp(ACK, stranger, world.vip(0)));
+    let told = memory.events.borrow();
+    assert_eq!(*told, [Event::NewFlow(0), Event::Drop(DropReason::NoFlow as u32)]);
+}
