@@ -4,16 +4,17 @@ use core::{hint::black_box, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     macros::classifier,
     programs::TcContext,
 };
 use lb_common::DropReason;
 use lb_ebpf::{
+    answer::{self, Complaint},
     env::{Env, Hook, NextHop},
     packet::{MAX_OFFSET, Packet, Plain, TransportChange},
     pipeline::{self, Action, Verdict},
@@ -91,6 +92,15 @@ impl Packet for Buffer {
         };
         (result == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+        // SAFETY: helpers that check their arguments.
+        let result = unsafe {
+            bpf_skb_change_tail(self.0, keep, 0) | bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC as u32, 0)
+        };
+        (result == 0).then_some(())
+    }
 }
 
 #[inline(always)]
@@ -110,9 +120,18 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
         Action::Pass | Action::Truncated | Action::Stack => NEXT,
         Action::Interface => redirect(&env, skb, verdict.value()),
         Action::Drop => drop_packet(verdict.value()),
-        Action::TooBig => drop_packet(DropReason::TooBig as u32),
-        Action::TimeExceeded => drop_packet(DropReason::TtlExceeded as u32),
+        Action::TooBig => tell(&env, &mut packet, Complaint::TooBig, verdict.value(), DropReason::TooBig),
+        Action::TimeExceeded => tell(&env, &mut packet, Complaint::TimeExceeded, 0, DropReason::TtlExceeded),
     }
+}
+
+/// Drops a packet, and sends its sender an ICMP error instead where that can be made.
+#[inline(always)]
+fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: DropReason) -> i32 {
+    count_drop(reason as u32);
+    let answered = env.scratch().is_some_and(|scratch| answer::answer(packet, &scratch.packet, what, limit));
+    // SAFETY: `packet.0` is the program's context; a helper that checks its arguments.
+    if answered { unsafe { bpf_redirect((*packet.0).ifindex, 0) as i32 } } else { TC_ACT_SHOT as i32 }
 }
 
 /// Brings headers into reach; `false` if they are already, and the packet simply ends there.
