@@ -1,12 +1,6 @@
 //! Active health checks: asks every backend that wants it, and says when enough answers in a row have changed its state.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, time::Duration};
 
 use http_body_util::Empty;
 use hyper::{Request, client::conn::http1, header};
@@ -140,7 +134,9 @@ pub async fn probe(backend: SocketAddr, probe: &Probe, limit: Duration) -> Resul
             Probe::Http(path) => get(stream, backend, path).await,
         }
     };
-    timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(limit))))
+    timeout(limit, asked)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(limit))))
 }
 
 fn explain(error: &io::Error) -> String {

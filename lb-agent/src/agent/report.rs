@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use lb_common::{Backend, BackendState, Protocol, names::{NAME_SERVICE, NameKey}};
+use lb_common::{
+    Backend, BackendState, Protocol,
+    names::{NAME_SERVICE, NameKey},
+};
 
 use crate::{
     dataplane::{Counters, Tables},

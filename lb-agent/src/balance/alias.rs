@@ -7,33 +7,22 @@ use super::Entry;
 /// Every entry gets a bin of capacity `total`. What a light entry leaves of its bin is given to a heavy one, until all are full.
 pub fn slots(entries: &[Entry]) -> Vec<u64> {
     let total: u64 = entries.iter().map(|e| u64::from(e.weight)).sum();
-    let mut left: Vec<u64> = entries
-        .iter()
-        .map(|e| u64::from(e.weight) * entries.len() as u64)
-        .collect();
-    let (mut light, mut heavy): (Vec<usize>, Vec<usize>) =
-        (0..entries.len()).partition(|i| left[*i] < total);
+    let mut left: Vec<u64> = entries.iter().map(|e| u64::from(e.weight) * entries.len() as u64).collect();
+    let (mut light, mut heavy): (Vec<usize>, Vec<usize>) = (0..entries.len()).partition(|i| left[*i] < total);
     let mut slots: Vec<u64> = entries.iter().flat_map(|e| own_bin(e.backend)).collect();
     while let (Some(small), Some(large)) = (light.pop(), heavy.pop()) {
         let threshold = (u128::from(left[small]) << 32) / u128::from(total);
         slots[2 * small] = (threshold as u64) << 32 | u64::from(entries[small].backend);
         slots[2 * small + 1] = entries[large].backend.into();
         left[large] -= total - left[small];
-        if left[large] < total {
-            light.push(large)
-        } else {
-            heavy.push(large)
-        }
+        if left[large] < total { light.push(large) } else { heavy.push(large) }
     }
     slots
 }
 
 /// A bin with one owner: the threshold decides nothing, both ways lead to it.
 fn own_bin(backend: u32) -> [u64; 2] {
-    [
-        u64::from(u32::MAX) << 32 | u64::from(backend),
-        backend.into(),
-    ]
+    [u64::from(u32::MAX) << 32 | u64::from(backend), backend.into()]
 }
 
 #[cfg(test)]
@@ -43,11 +32,7 @@ mod tests {
     use super::*;
 
     fn entries(weights: &[u16]) -> Vec<Entry> {
-        let entry = |(i, w): (usize, &u16)| Entry {
-            backend: i as u32 + 10,
-            weight: *w,
-            identity: i as u64,
-        };
+        let entry = |(i, w): (usize, &u16)| Entry { backend: i as u32 + 10, weight: *w, identity: i as u64 };
         weights.iter().enumerate().map(entry).collect()
     }
 
@@ -55,8 +40,7 @@ mod tests {
     fn shares(slots: &[u64]) -> BTreeMap<u32, u128> {
         let mut shares = BTreeMap::new();
         for pair in slots.chunks(2) {
-            let (threshold, backend, alias) =
-                ((pair[0] >> 32) as u128, pair[0] as u32, pair[1] as u32);
+            let (threshold, backend, alias) = ((pair[0] >> 32) as u128, pair[0] as u32, pair[1] as u32);
             *shares.entry(backend).or_insert(0) += threshold;
             *shares.entry(alias).or_insert(0) += (1u128 << 32) - threshold;
         }
@@ -91,12 +75,7 @@ mod tests {
             let draw = lb_common::hash::mix(random);
             let pair = lb_common::hash::scale(draw, weights.len() as u32) as usize;
             let own = u64::from(draw as u32) < slots[2 * pair] >> 32;
-            counts[if own {
-                slots[2 * pair]
-            } else {
-                slots[2 * pair + 1]
-            } as u32 as usize
-                - 10] += 1;
+            counts[if own { slots[2 * pair] } else { slots[2 * pair + 1] } as u32 as usize - 10] += 1;
         }
         let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
         let chi: f64 = weights

@@ -174,7 +174,13 @@ mod tests {
                     break;
                 }
                 let mut draw = self.uniform();
-                let chosen = shares.iter().position(|share| { draw -= share; draw < 0.0 }).unwrap_or(0);
+                let chosen = shares
+                    .iter()
+                    .position(|share| {
+                        draw -= share;
+                        draw < 0.0
+                    })
+                    .unwrap_or(0);
                 let hold = -(1.0 - self.uniform()).ln() * self.hold[chosen];
                 self.open[chosen].push(self.now + hold);
                 self.connections[chosen] += 1;
@@ -188,7 +194,8 @@ mod tests {
         }
 
         fn observations(&self, active: &[u64]) -> BTreeMap<SocketAddr, Observation> {
-            let of = |n: usize| Observation { active: active[n], connections: self.connections[n], weight: self.weights[n] };
+            let of =
+                |n: usize| Observation { active: active[n], connections: self.connections[n], weight: self.weights[n] };
             (0..active.len()).map(|n| (at(n), of(n))).collect()
         }
     }

@@ -9,31 +9,19 @@ use super::Entry;
 /// Table sizes and the largest number of backends each is for. About 400 slots a backend: what a removal moves beyond its share
 /// falls with that number (measured at n = 10: 1.30/n with 100 slots a backend, 1.12/n with 400). One backend takes all whatever
 /// the size. Crossing a step moves more than one backend's share.
-const STEPS: [(usize, u32); 5] = [
-    (1, 2),
-    (10, 4093),
-    (40, 16_381),
-    (160, 65_521),
-    (usize::MAX, MAX_SIZE),
-];
+const STEPS: [(usize, u32); 5] = [(1, 2), (10, 4093), (40, 16_381), (160, 65_521), (usize::MAX, MAX_SIZE)];
 
 /// The largest table.
 pub const MAX_SIZE: u32 = 131_071;
 
 /// The size, a prime, for this number of backends.
 pub fn size_for(backends: usize) -> u32 {
-    STEPS
-        .iter()
-        .find(|(most, _)| backends <= *most)
-        .map_or(MAX_SIZE, |(_, size)| *size)
+    STEPS.iter().find(|(most, _)| backends <= *most).map_or(MAX_SIZE, |(_, size)| *size)
 }
 
 /// Whether a table may have this size.
 pub fn is_valid_size(size: u32) -> bool {
-    (2..=MAX_SIZE).contains(&size)
-        && (2..)
-            .take_while(|d| d * d <= size)
-            .all(|d| !size.is_multiple_of(d))
+    (2..=MAX_SIZE).contains(&size) && (2..).take_while(|d| d * d <= size).all(|d| !size.is_multiple_of(d))
 }
 
 /// A backend that walks its permutation of the slots.
@@ -50,10 +38,7 @@ pub fn slots(entries: &[Entry], size: u32) -> Vec<u64> {
     let Some(largest) = entries.iter().map(|e| u32::from(e.weight)).max() else {
         return Vec::new();
     };
-    let mut walkers: Vec<Walker> = entries
-        .iter()
-        .map(|e| walker(*e, size.into(), largest))
-        .collect();
+    let mut walkers: Vec<Walker> = entries.iter().map(|e| walker(*e, size.into(), largest)).collect();
     walkers.sort_by_key(|w| (w.entry.identity, w.entry.backend));
     let mut slots = vec![None; size as usize];
     let mut free = slots.len();
@@ -72,17 +57,8 @@ pub fn slots(entries: &[Entry], size: u32) -> Vec<u64> {
 
 fn walker(entry: Entry, size: u64, largest: u32) -> Walker {
     let hash = lb_common::hash::mix(entry.identity);
-    let skip = if size > 1 {
-        (hash >> 32) % (size - 1) + 1
-    } else {
-        0
-    };
-    Walker {
-        entry,
-        next: (hash & 0xffff_ffff) % size,
-        skip,
-        earned: largest - u32::from(entry.weight),
-    }
+    let skip = if size > 1 { (hash >> 32) % (size - 1) + 1 } else { 0 };
+    Walker { entry, next: (hash & 0xffff_ffff) % size, skip, earned: largest - u32::from(entry.weight) }
 }
 
 /// Takes the first free slot of this permutation; there is one.
@@ -99,16 +75,11 @@ mod tests {
     use super::*;
 
     fn entries(weights: &[u16]) -> Vec<Entry> {
-        let identity =
-            |i: usize| super::super::identity(([10, 0, (i >> 8) as u8, i as u8], 8080).into());
+        let identity = |i: usize| super::super::identity(([10, 0, (i >> 8) as u8, i as u8], 8080).into());
         weights
             .iter()
             .enumerate()
-            .map(|(i, w)| Entry {
-                backend: i as u32,
-                weight: *w,
-                identity: identity(i),
-            })
+            .map(|(i, w)| Entry { backend: i as u32, weight: *w, identity: identity(i) })
             .collect()
     }
 
@@ -116,13 +87,8 @@ mod tests {
     /// parts of the table.
     fn moved(before: &[u64], after: &[u64], changed: u64) -> (f64, f64) {
         let differing = || before.iter().zip(after).filter(|(a, b)| a != b);
-        let needless = differing()
-            .filter(|(a, b)| **a != changed && **b != changed)
-            .count();
-        (
-            needless as f64 / before.len() as f64,
-            differing().count() as f64 / before.len() as f64,
-        )
+        let needless = differing().filter(|(a, b)| **a != changed && **b != changed).count();
+        (needless as f64 / before.len() as f64, differing().count() as f64 / before.len() as f64)
     }
 
     #[test]
@@ -130,19 +96,12 @@ mod tests {
         for (_, size) in STEPS {
             assert!(is_valid_size(size), "{size}");
         }
-        for (bad, why) in [
-            (0, "empty"),
-            (1, "no skip"),
-            (1024, "even"),
-            (1_000_003, "too large"),
-        ] {
+        for (bad, why) in [(0, "empty"), (1, "no skip"), (1024, "even"), (1_000_003, "too large")] {
             assert!(!is_valid_size(bad), "{bad}: {why}");
         }
         assert_eq!(
             [1, 2, 10, 11, 40, 41, 160, 161, 9999].map(size_for),
-            [
-                2, 4093, 4093, 16_381, 16_381, 65_521, 65_521, 131_071, 131_071
-            ]
+            [2, 4093, 4093, 16_381, 16_381, 65_521, 65_521, 131_071, 131_071]
         );
     }
 
@@ -150,31 +109,16 @@ mod tests {
     /// (1.00, 1.03, 1.14, 1.30, 1.63).
     #[test]
     fn removing_one_moves_little_more_than_its_share() {
-        for (n, bound) in [
-            (3usize, 1.02),
-            (5, 1.06),
-            (10, 1.18),
-            (30, 1.36),
-            (100, 1.7),
-        ] {
+        for (n, bound) in [(3usize, 1.02), (5, 1.06), (10, 1.18), (30, 1.36), (100, 1.7)] {
             let size = size_for(n);
             let all = entries(&vec![100; n]);
             let before = slots(&all, size);
-            let without = |gone: u32| {
-                all.iter()
-                    .filter(|e| e.backend != gone)
-                    .copied()
-                    .collect::<Vec<_>>()
-            };
+            let without = |gone: u32| all.iter().filter(|e| e.backend != gone).copied().collect::<Vec<_>>();
             let worst = (0..n as u32)
                 .map(|gone| moved(&before, &slots(&without(gone), size), gone.into()).1)
                 .fold(0.0, f64::max);
             println!("n {n}, size {size}: worst {:.3}/n", worst * n as f64);
-            assert!(
-                worst * n as f64 <= bound,
-                "n {n}: worst {:.3}/n",
-                worst * n as f64
-            );
+            assert!(worst * n as f64 <= bound, "n {n}: worst {:.3}/n", worst * n as f64);
         }
     }
 
@@ -190,22 +134,14 @@ mod tests {
 
     #[test]
     fn shares_follow_the_weights() {
-        for weights in [
-            vec![100u16; 10],
-            vec![1, 2, 3, 4],
-            vec![300, 100, 100, 50, 50],
-            vec![100; 40],
-        ] {
+        for weights in [vec![100u16; 10], vec![1, 2, 3, 4], vec![300, 100, 100, 50, 50], vec![100; 40]] {
             let size = size_for(weights.len());
             let table = slots(&entries(&weights), size);
             let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
             for (i, weight) in weights.iter().enumerate() {
                 let got = table.iter().filter(|slot| **slot == i as u64).count() as f64;
                 let wanted = f64::from(*weight) / total * f64::from(size);
-                assert!(
-                    (got - wanted).abs() <= 2.0,
-                    "{weights:?} backend {i}: {got} of {wanted}"
-                );
+                assert!((got - wanted).abs() <= 2.0, "{weights:?} backend {i}: {got} of {wanted}");
             }
         }
     }

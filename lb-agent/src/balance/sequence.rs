@@ -7,27 +7,15 @@ pub const MAX_PERIOD: u64 = 65_536;
 
 /// One period for these entries, all of positive weight.
 pub fn slots(entries: &[Entry]) -> Vec<u64> {
-    let weights = reduced(
-        &entries
-            .iter()
-            .map(|e| u64::from(e.weight))
-            .collect::<Vec<_>>(),
-    );
-    interleave(&weights)
-        .into_iter()
-        .map(|i| entries[i].backend.into())
-        .collect()
+    let weights = reduced(&entries.iter().map(|e| u64::from(e.weight)).collect::<Vec<_>>());
+    interleave(&weights).into_iter().map(|i| entries[i].backend.into()).collect()
 }
 
 /// The weights with a common divisor taken out, and scaled so that their sum is at most [`MAX_PERIOD`] (or their number, if that
 /// is larger: each keeps at least 1).
 fn reduced(weights: &[u64]) -> Vec<u64> {
     let exact = without_common_divisor(weights);
-    if exact.iter().sum::<u64>() <= MAX_PERIOD {
-        exact
-    } else {
-        without_common_divisor(&scaled(&exact))
-    }
+    if exact.iter().sum::<u64>() <= MAX_PERIOD { exact } else { without_common_divisor(&scaled(&exact)) }
 }
 
 fn without_common_divisor(weights: &[u64]) -> Vec<u64> {
@@ -44,25 +32,13 @@ fn scaled(weights: &[u64]) -> Vec<u64> {
     let mut light = vec![false; weights.len()];
     loop {
         let room = MAX_PERIOD.saturating_sub(light.iter().filter(|l| **l).count() as u64);
-        let heavy: u64 = weights
-            .iter()
-            .zip(&light)
-            .filter(|(_, l)| !**l)
-            .map(|(w, _)| w)
-            .sum();
+        let heavy: u64 = weights.iter().zip(&light).filter(|(_, l)| !**l).map(|(w, _)| w).sum();
         let share = |w: u64, light: bool| if light { 1 } else { w * room / heavy };
-        let shares: Vec<u64> = weights
-            .iter()
-            .zip(&light)
-            .map(|(w, l)| share(*w, *l))
-            .collect();
+        let shares: Vec<u64> = weights.iter().zip(&light).map(|(w, l)| share(*w, *l)).collect();
         if shares.iter().all(|share| *share > 0) {
             return shares;
         }
-        light
-            .iter_mut()
-            .zip(&shares)
-            .for_each(|(l, share)| *l |= *share == 0);
+        light.iter_mut().zip(&shares).for_each(|(l, share)| *l |= *share == 0);
     }
 }
 
@@ -73,9 +49,7 @@ fn interleave(weights: &[u64]) -> Vec<usize> {
     }
     let total: i64 = weights.iter().sum::<u64>() as i64;
     let mut earned = vec![0i64; weights.len()];
-    (0..total)
-        .map(|_| step(&mut earned, weights, total))
-        .collect()
+    (0..total).map(|_| step(&mut earned, weights, total)).collect()
 }
 
 fn step(earned: &mut [i64], weights: &[u64], total: i64) -> usize {
@@ -95,19 +69,12 @@ mod tests {
     use super::*;
 
     fn period(weights: &[u16]) -> Vec<u64> {
-        let entry = |(i, w): (usize, &u16)| Entry {
-            backend: i as u32,
-            weight: *w,
-            identity: i as u64,
-        };
+        let entry = |(i, w): (usize, &u16)| Entry { backend: i as u32, weight: *w, identity: i as u64 };
         slots(&weights.iter().enumerate().map(entry).collect::<Vec<_>>())
     }
 
     fn letters(weights: &[u16]) -> String {
-        period(weights)
-            .into_iter()
-            .map(|slot| char::from(b'a' + slot as u8))
-            .collect()
+        period(weights).into_iter().map(|slot| char::from(b'a' + slot as u8)).collect()
     }
 
     #[test]
@@ -131,17 +98,11 @@ mod tests {
         let weights = [65535, 65534, 40001, 1, 1, 17];
         let total: u64 = weights.iter().map(|w| u64::from(*w)).sum();
         let period = period(&weights);
-        assert!(
-            period.len() as u64 <= MAX_PERIOD
-                && period.len() as u64 > MAX_PERIOD - weights.len() as u64
-        );
+        assert!(period.len() as u64 <= MAX_PERIOD && period.len() as u64 > MAX_PERIOD - weights.len() as u64);
         for (i, weight) in weights.iter().enumerate() {
             let got = period.iter().filter(|slot| **slot == i as u64).count() as u64;
             let wanted = u64::from(*weight) * MAX_PERIOD / total;
-            assert!(
-                got >= 1 && got.abs_diff(wanted) <= 2,
-                "backend {i}: {got} of {wanted}"
-            );
+            assert!(got >= 1 && got.abs_diff(wanted) <= 2, "backend {i}: {got} of {wanted}");
         }
     }
 

@@ -30,11 +30,7 @@ pub struct Built {
 
 /// A backend's identity: a hash of its address and port, equal on every node.
 pub fn identity(backend: SocketAddr) -> u64 {
-    lb_common::hash::address(
-        lb_common::hash::SELECTION_SEED,
-        &Addr::from(backend.ip()),
-        backend.port().into(),
-    )
+    lb_common::hash::address(lb_common::hash::SELECTION_SEED, &Addr::from(backend.ip()), backend.port().into())
 }
 
 /// Builds the table of this kind. Without an entry of positive weight it is empty.
@@ -46,10 +42,7 @@ pub fn build(kind: TableKind, entries: &[Entry], maglev_size: u32) -> Built {
         TableKind::Maglev => maglev::slots(&taking, maglev_size),
     };
     let width = if kind == TableKind::Alias { 2 } else { 1 };
-    Built {
-        len: (slots.len() / width) as u32,
-        slots,
-    }
+    Built { len: (slots.len() / width) as u32, slots }
 }
 
 #[cfg(test)]
@@ -59,42 +52,23 @@ mod tests {
     #[test]
     fn weight_zero_is_in_no_table() {
         let entries = [
-            Entry {
-                backend: 7,
-                weight: 0,
-                identity: 1,
-            },
-            Entry {
-                backend: 8,
-                weight: 3,
-                identity: 2,
-            },
-            Entry {
-                backend: 9,
-                weight: 1,
-                identity: 3,
-            },
+            Entry { backend: 7, weight: 0, identity: 1 },
+            Entry { backend: 8, weight: 3, identity: 2 },
+            Entry { backend: 9, weight: 1, identity: 3 },
         ];
         for kind in [TableKind::Alias, TableKind::Sequence, TableKind::Maglev] {
             let built = build(kind, &entries, 251);
             assert!(built.len > 0);
             assert!(built.slots.iter().all(|slot| *slot as u32 != 7), "{kind:?}");
             for backend in [8, 9] {
-                assert!(
-                    built.slots.iter().any(|slot| *slot as u32 == backend),
-                    "{kind:?}"
-                );
+                assert!(built.slots.iter().any(|slot| *slot as u32 == backend), "{kind:?}");
             }
         }
     }
 
     #[test]
     fn nobody_to_take_connections_is_an_empty_table() {
-        let drained = [Entry {
-            backend: 7,
-            weight: 0,
-            identity: 1,
-        }];
+        let drained = [Entry { backend: 7, weight: 0, identity: 1 }];
         for kind in [TableKind::Alias, TableKind::Sequence, TableKind::Maglev] {
             assert_eq!(build(kind, &[], 251), Built::default());
             assert_eq!(build(kind, &drained, 251), Built::default());
@@ -103,11 +77,7 @@ mod tests {
 
     #[test]
     fn length_counts_pairs_of_an_alias_table() {
-        let entries = [1, 2, 3].map(|n| Entry {
-            backend: n,
-            weight: 100,
-            identity: n.into(),
-        });
+        let entries = [1, 2, 3].map(|n| Entry { backend: n, weight: 100, identity: n.into() });
         let lengths = [TableKind::Alias, TableKind::Sequence, TableKind::Maglev].map(|kind| {
             let built = build(kind, &entries, 251);
             (built.len, built.slots.len())

@@ -46,7 +46,10 @@ pub fn is_moved(service: &ServicePort) -> bool {
 }
 
 /// The effective weight of each backend of a service. Of a backend without a condition nothing is known.
-pub fn effective(service: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>) -> BTreeMap<SocketAddr, Effective> {
+pub fn effective(
+    service: &ServicePort,
+    conditions: &BTreeMap<SocketAddr, Condition>,
+) -> BTreeMap<SocketAddr, Effective> {
     let condition = |at: &SocketAddr| conditions.get(at).copied().unwrap_or_default();
     let states: BTreeMap<SocketAddr, BackendState> =
         service.backends.iter().map(|(at, spec)| (*at, state(spec, condition(at)))).collect();
@@ -105,7 +108,8 @@ mod tests {
     }
 
     fn service(weights: &[u16]) -> ServicePort {
-        let spec = |(n, weight): (usize, &u16)| (at(n as u8), BackendSpec { weight: *weight, ..BackendSpec::default() });
+        let spec =
+            |(n, weight): (usize, &u16)| (at(n as u8), BackendSpec { weight: *weight, ..BackendSpec::default() });
         ServicePort { backends: weights.iter().enumerate().map(spec).collect(), ..ServicePort::default() }
     }
 
@@ -126,7 +130,11 @@ mod tests {
         assert_eq!(weights(&plain, &[(0, drained)]), [(0, Draining), (50, Ready), (0, Draining)]);
         assert_eq!(weights(&plain, &[(0, ill)]), [(0, Unhealthy), (50, Ready), (0, Draining)]);
         let all_ill = [(0, ill), (1, ill), (2, ill)];
-        assert_eq!(weights(&plain, &all_ill), [(100, Unhealthy), (50, Unhealthy), (0, Draining)], "all unhealthy: all are used");
+        assert_eq!(
+            weights(&plain, &all_ill),
+            [(100, Unhealthy), (50, Unhealthy), (0, Draining)],
+            "all unhealthy: all are used"
+        );
         let mut leaving = service(&[100, 100]);
         leaving.backends.get_mut(&at(0)).unwrap().terminating = true;
         assert_eq!(weights(&leaving, &[(0, drained)]), [(0, Terminating), (100, Ready)]);

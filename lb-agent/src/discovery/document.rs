@@ -72,7 +72,9 @@ impl Document {
 
     fn items(self) -> Vec<Self> {
         let kind = self.text(&["kind"]).unwrap_or_default();
-        let Some((Spanned { value: Node::List(items), .. }, _)) = descend(&self.root, &["items"]) else { return vec![self] };
+        let Some((Spanned { value: Node::List(items), .. }, _)) = descend(&self.root, &["items"]) else {
+            return vec![self];
+        };
         if !kind.ends_with("List") {
             return vec![self];
         }
@@ -207,7 +209,8 @@ items:
 
     #[test]
     fn scalars_keep_their_types() {
-        let value = parse("a: 80\nb: \"80\"\nc: true\nd: null\ne: 1.5\nf: text\ng: 2024-01-01T00:00:00Z\n").unwrap()[0].value();
+        let value =
+            parse("a: 80\nb: \"80\"\nc: true\nd: null\ne: 1.5\nf: text\ng: 2024-01-01T00:00:00Z\n").unwrap()[0].value();
         assert_eq!(
             value,
             serde_json::json!({"a": 80, "b": "80", "c": true, "d": null, "e": 1.5, "f": "text", "g": "2024-01-01T00:00:00Z"})

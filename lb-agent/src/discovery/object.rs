@@ -160,7 +160,9 @@ fn read_document(context: &mut Context<'_>, objects: &mut Objects) {
                 objects.policies.extend(check_policy(context, &policy));
             }
         }
-        (_, "") => context.problem(&["kind"], "the document names no kind", "add apiVersion and kind, or remove the document"),
+        (_, "") => {
+            context.problem(&["kind"], "the document names no kind", "add apiVersion and kind, or remove the document")
+        }
         (version, kind @ ("Service" | "EndpointSlice" | "ScalePolicy")) if !is_foreign(version, kind) => {
             let wanted = match kind {
                 "Service" => "v1",
@@ -265,7 +267,11 @@ impl<'a> Context<'a> {
             Err(error) => {
                 let steps: Vec<String> = error.path().iter().map(segment).collect();
                 let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-                self.problem(&steps, &error.inner().to_string(), "correct the field (numbers in labels and annotations need quotes)");
+                self.problem(
+                    &steps,
+                    &error.inner().to_string(),
+                    "correct the field (numbers in labels and annotations need quotes)",
+                );
                 None
             }
         }

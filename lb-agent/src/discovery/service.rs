@@ -91,7 +91,10 @@ fn addresses(context: &mut Context<'_>, spec: &ServiceSpec, ingress: &[String]) 
 /// An address that a frontend or backend can have.
 pub(super) fn address(text: &str) -> Result<IpAddr, Invalid> {
     let wrong = |cause: &str| {
-        Err(Invalid { cause: cause.into(), remedy: "use one IPv4 or IPv6 address, such as 10.96.0.10 or fd00::10".into() })
+        Err(Invalid {
+            cause: cause.into(),
+            remedy: "use one IPv4 or IPv6 address, such as 10.96.0.10 or fd00::10".into(),
+        })
     };
     match text.parse::<IpAddr>() {
         Err(_) => wrong("not an IP address"),

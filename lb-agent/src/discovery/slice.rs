@@ -83,5 +83,9 @@ fn endpoints(context: &mut Context<'_>, index: usize, endpoint: &Endpoint, v6: b
 fn wrong_family(context: &mut Context<'_>, path: &[&str], address: IpAddr) {
     let (is, wanted) = if address.is_ipv6() { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
     let cause = format!("an {is} address in a slice of addressType {wanted}");
-    context.problem(path, &cause, &format!("write an {wanted} address, or a second EndpointSlice with addressType: {is}"));
+    context.problem(
+        path,
+        &cause,
+        &format!("write an {wanted} address, or a second EndpointSlice with addressType: {is}"),
+    );
 }

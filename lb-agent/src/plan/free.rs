@@ -16,7 +16,12 @@ pub(super) struct Indexes {
 }
 
 impl Indexes {
-    pub(super) fn new(what: &'static str, capacity: u32, flag: &'static str, used: impl IntoIterator<Item = u32>) -> Self {
+    pub(super) fn new(
+        what: &'static str,
+        capacity: u32,
+        flag: &'static str,
+        used: impl IntoIterator<Item = u32>,
+    ) -> Self {
         Self { what, capacity, flag, used: used.into_iter().collect(), next: 0 }
     }
 

@@ -189,7 +189,8 @@ impl<'a> Planner<'a> {
         }
         for v4 in [true, false] {
             let keys: Vec<SocketKey> = service.frontends.iter().filter(|key| key.addr.is_v4() == v4).copied().collect();
-            let family: Vec<Entry> = entries.iter().filter(|(s, _)| s.is_ipv4() == v4).map(|(_, entry)| *entry).collect();
+            let family: Vec<Entry> =
+                entries.iter().filter(|(s, _)| s.is_ipv4() == v4).map(|(_, entry)| *entry).collect();
             if !keys.is_empty() {
                 self.frontends_of(index, service, &keys, &family)?;
             }

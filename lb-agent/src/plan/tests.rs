@@ -61,7 +61,12 @@ fn check(tables: &Tables) -> Result<(), TestCaseError> {
         prop_assert!(slots.is_some(), "{} has its table", key);
         for slot in slots.unwrap() {
             let backend = tables.backends.get(&(*slot as u32));
-            prop_assert!(backend.is_some_and(|b| b.state != BackendState::Removed as u8), "{} names backend {}", key, slot);
+            prop_assert!(
+                backend.is_some_and(|b| b.state != BackendState::Removed as u8),
+                "{} names backend {}",
+                key,
+                slot
+            );
             let backend = backend.unwrap();
             prop_assert_eq!(backend.addr.is_v4(), key.addr.is_v4());
             prop_assert_eq!(tables.endpoints.get(&backend.key()), Some(&backend.endpoint));
@@ -94,10 +99,10 @@ fn tables_agree(tables: &Tables, desired: &Desired) -> Result<(), TestCaseError>
             let frontend = &tables.frontends[key];
             let slots = tables.slots.get(&frontend.table_offset).cloned().unwrap_or_default();
             let slots = if frontend.table_len == 0 { Vec::new() } else { slots };
-            let named: BTreeSet<SocketAddr> = slots.iter().map(|s| tables.backends[&(*s as u32)].key().socket()).collect();
-            let taking = |(at, b): &(&SocketAddr, &DesiredBackend)| {
-                at.is_ipv4() == key.addr.is_v4() && b.effective_weight > 0
-            };
+            let named: BTreeSet<SocketAddr> =
+                slots.iter().map(|s| tables.backends[&(*s as u32)].key().socket()).collect();
+            let taking =
+                |(at, b): &(&SocketAddr, &DesiredBackend)| at.is_ipv4() == key.addr.is_v4() && b.effective_weight > 0;
             let wanted: BTreeSet<SocketAddr> = service.backends.iter().filter(taking).map(|(at, _)| *at).collect();
             prop_assert_eq!(&named, &wanted, "{}", id);
         }
@@ -129,7 +134,8 @@ fn any_backend() -> impl Strategy<Value = DesiredBackend> {
 
 /// Services a to d; the frontends of each are its own, except that 10.0.0.1:1 may be anybody's.
 fn any_desired() -> impl Strategy<Value = Desired> {
-    let backends = prop::collection::btree_map((0u8..20, 8080u16..8082).prop_map(|(n, p)| socket(n, p)), any_backend(), 0..6);
+    let backends =
+        prop::collection::btree_map((0u8..20, 8080u16..8082).prop_map(|(n, p)| socket(n, p)), any_backend(), 0..6);
     let algorithm = prop::sample::select(Algorithm::ALL.to_vec());
     let affinity = prop::option::of((1u64..100).prop_map(Duration::from_secs));
     let service = (prop::collection::btree_set(0u8..20, 1..4), algorithm, affinity, backends, any::<bool>());
@@ -190,14 +196,18 @@ proptest! {
 fn never_moves(before: &Tables, after: &Tables) -> Result<(), TestCaseError> {
     for (index, backend) in &before.backends {
         let now = &after.backends[index];
-        prop_assert_eq!((now.key(), now.service, now.incarnation), (backend.key(), backend.service, backend.incarnation));
+        prop_assert_eq!(
+            (now.key(), now.service, now.incarnation),
+            (backend.key(), backend.service, backend.incarnation)
+        );
     }
     Ok(())
 }
 
 /// Frees everything that can be: what is left is what a fresh start would make.
 fn finish_all(tables: &Tables) -> Result<Tables, TestCaseError> {
-    let swept = Swept { vips: tables.vips.keys().copied().collect(), backends: tables.backends.keys().copied().collect() };
+    let swept =
+        Swept { vips: tables.vips.keys().copied().collect(), backends: tables.backends.keys().copied().collect() };
     let writes = finish(tables, &swept);
     check_prefixes(tables, &writes)?;
     let after = apply(tables, &writes);
@@ -212,7 +222,12 @@ fn finish_all(tables: &Tables) -> Result<Tables, TestCaseError> {
 
 fn one(weights: &[u16]) -> Desired {
     let backend = |(n, weight): (usize, &u16)| {
-        let spec = DesiredBackend { weight: *weight, effective_weight: *weight, state: BackendState::Ready, ..Default::default() };
+        let spec = DesiredBackend {
+            weight: *weight,
+            effective_weight: *weight,
+            state: BackendState::Ready,
+            ..Default::default()
+        };
         (socket(n as u8, 8080), spec)
     };
     let id = ServiceId { namespace: "default".into(), name: "web".into(), port: 80, protocol: Protocol::Tcp };
@@ -296,7 +311,8 @@ fn a_full_map_is_named_with_its_flag_and_nothing_is_planned() {
     ];
     for (capacity, what, flag) in cases {
         let (tables, desired) = (Tables::default(), one(&[100, 100]));
-        let error = plan(Input { tables: &tables, desired: &desired, applied: None, capacity: &capacity, stamp: 1 }).unwrap_err();
+        let error = plan(Input { tables: &tables, desired: &desired, applied: None, capacity: &capacity, stamp: 1 })
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains(what) && text.contains(flag) && text.contains("nothing was changed"), "{text}");
     }
