@@ -6,8 +6,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-env-changed=WEIR_BPF_OBJECT");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("weir-bpf.o");
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let object = env::var_os("WEIR_BPF_OBJECT")
-        .map_or_else(|| manifest.join("../target/bpf/weir-bpf.o"), PathBuf::from);
+    let object =
+        env::var_os("WEIR_BPF_OBJECT").map_or_else(|| manifest.join("../target/bpf/weir-bpf.o"), PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     if object.exists() {
         fs::copy(&object, &out)?;

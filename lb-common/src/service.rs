@@ -23,14 +23,8 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm, in the order of the design's table.
-    pub const ALL: [Self; 6] = [
-        Self::Random,
-        Self::RoundRobin,
-        Self::WeightedRoundRobin,
-        Self::LeastConnections,
-        Self::IpHash,
-        Self::Maglev,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Random, Self::RoundRobin, Self::WeightedRoundRobin, Self::LeastConnections, Self::IpHash, Self::Maglev];
 
     /// The name in annotations and output.
     pub const fn name(self) -> &'static str {

@@ -8,133 +8,138 @@ use crate::{
     env::{Env, Event, Scratch, Table},
     flow::{self, count_change, first_state},
     select,
-    table::{self, Hit, Inserted, Key, NO_LINK, Outcome, Place, bucket_of},
+    table::{self, Hit, Key, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
 /// Source ports tried for one connection before it is dropped.
-const SNAT_TRIES: u32 = 12;
+const SNAT_TRIES: u32 = 128;
 
 /// Seconds in which the other entry of a fresh reply entry may still be on its way.
 pub const LINK_GRACE: u32 = 2;
 
-/// Makes the flow of `scratch.packet`. Of two CPUs that do this at once one wins, and both go on with its flow.
-#[inline(always)]
-pub fn create<E: Env>(
-    env: &E,
-    scratch: &mut Scratch,
-    frontend: &Frontend,
-    now: u32,
-) -> Result<Hit, DropReason> {
+/// Makes the flow of `scratch.packet`, of which `scratch.entry` has the key and nothing else; it is in `scratch.hit` then. Of two CPUs that do this at once one wins, and both go on with
+/// its flow. Not inlined, because a BPF stack is small and most packets open no flow.
+#[inline(never)]
+pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
+    let now = scratch.now;
     let index = select::backend(env, scratch, frontend, now).ok_or(DropReason::NoBackend)?;
     let backend = env.backend(index).ok_or(DropReason::StaleTable)?;
-    let packet = &scratch.packet;
-    let (client, port, proto) = (packet.src, packet.src_port, packet.protocol);
-    let entry = Flow {
-        addr: client,
-        id: frontend.id,
-        port,
-        snat_port: Port(0),
-        link: NO_LINK,
-        backend: index,
-        last: now,
-        frontend: 0,
-    };
-    let place = Place::of(&env.limits(), &Key { addr: client, port, id: frontend.id });
-    let state = first_state(proto);
-    let mut inserted = Inserted::default();
-    match table::insert(env, place, &entry, state, &mut inserted) {
+    let entry = &mut scratch.entry;
+    (entry.link, entry.backend, entry.last) = (NO_LINK, index, now);
+    let state = first_state(scratch.packet.protocol);
+    match insert(env, scratch, state) {
         Outcome::Done => {}
         Outcome::Evicted => {
-            env.trace(Event::Evicted(inserted.evicted.backend), scratch);
-            flow::forget(env, &inserted.evicted);
+            env.trace(Event::Evicted(scratch.inserted.evicted.backend), scratch);
+            flow::forget(env, &mut scratch.inserted.evicted);
         }
-        Outcome::Exists if inserted.hit.link != NO_LINK => return Ok(inserted.hit),
+        Outcome::Exists if scratch.hit.link != NO_LINK => return Ok(()),
         Outcome::Exists | Outcome::Busy => return Err(DropReason::TableBusy),
         Outcome::Full => return Err(DropReason::TableFull),
     }
-    let mut hit = inserted.hit;
-    let reason = match link(env, backend, &entry, hit.slot) {
-        Ok((link, snat_port)) => {
-            hit.link = link;
-            hit.snat_port = snat_port;
-            if bucket_of(env, Table::Forward, hit.slot).is_some_and(|b| table::set_link(b, &hit) == Ok(true)) {
-                count_change(env, index, FlowState::Free, state, false);
-                env.trace(Event::NewFlow(index), scratch);
-                return Ok(hit);
-            }
-            // Evicted while it was being made, or not to be had: the reply entry is an orphan, which the sweep removes.
-            DropReason::TableBusy
+    let linked = link(env, scratch, backend).and_then(|()| complete(env, &scratch.hit));
+    match linked {
+        Ok(()) => {
+            count_change(env, index, FlowState::Free, state, false);
+            env.trace(Event::NewFlow(index), scratch);
         }
-        Err(reason) => reason,
-    };
-    undo(env, &hit, state);
-    Err(reason)
+        Err(_) => undo(env, &mut scratch.hit, state),
+    }
+    linked
+}
+
+#[inline(always)]
+fn insert<E: Env>(env: &E, scratch: &mut Scratch, state: FlowState) -> Outcome {
+    let place = Place::of(&env.limits(), key_of(&scratch.entry));
+    let outcome = table::insert(env, place, &scratch.entry, state, &mut scratch.inserted);
+    scratch.hit = scratch.inserted.hit;
+    outcome
+}
+
+/// Names the reply entry in the forward entry. If that was evicted meanwhile, or its lock is not to be had, the reply entry is an
+/// orphan, which the sweep removes.
+#[inline(always)]
+fn complete<E: Env>(env: &E, hit: &Hit) -> Result<(), DropReason> {
+    let bucket = bucket_of(env, Table::Forward, hit.slot).ok_or(DropReason::StaleTable)?;
+    if table::set_link(bucket, hit) { Ok(()) } else { Err(DropReason::TableBusy) }
 }
 
 /// Takes back a forward entry that was not counted yet. If somebody else has ended it, it was taken off the counts: then it is
 /// put on them first, so that the sum is right.
 #[inline(always)]
-fn undo<E: Env>(env: &E, hit: &Hit, state: FlowState) {
+fn undo<E: Env>(env: &E, hit: &mut Hit, state: FlowState) {
     let removed = bucket_of(env, Table::Forward, hit.slot).map(|bucket| table::remove(bucket, hit));
-    if !matches!(removed, Some(Ok(Some(_)))) {
+    if removed != Some(Ok(true)) {
         count_change(env, hit.backend, FlowState::Free, state, false);
     }
 }
 
-/// Inserts the reply entry of the forward entry in `slot`: its own slot, and the source port (0 without full NAT).
+/// Inserts the reply entry of the flow in `scratch.hit`, and puts its slot and its source port (0 without full NAT) there.
 ///
 /// A local backend sees the client's own address; only if another flow of the same client and port leads to the same endpoint
 /// already (through another frontend), it sees ours.
 #[inline(always)]
-fn link<E: Env>(env: &E, backend: &Backend, forward: &Flow, slot: u32) -> Result<(u32, Port), DropReason> {
-    let limits = env.limits();
-    let range = limits.snat_last.wrapping_sub(limits.snat_first) as u32 + 1;
-    let mut offset = if backend.is_local() { 0 } else { env.random() };
+fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(), DropReason> {
+    scratch.reply = Flow { id: backend.endpoint, link: scratch.hit.slot, frontend: scratch.entry.id, ..scratch.entry };
     let mut as_client = backend.is_local();
-    for _ in 0..SNAT_TRIES {
-        let (addr, port) = if as_client {
-            (forward.addr, forward.port)
-        } else if backend.source == Addr::NONE {
-            break;
-        } else {
-            (backend.source, Port::new(limits.snat_first.wrapping_add((offset % range) as u16)))
-        };
-        let entry = Flow {
-            addr,
-            id: backend.endpoint,
-            port,
-            snat_port: Port(0),
-            link: slot,
-            backend: forward.backend,
-            last: forward.last,
-            frontend: forward.id,
-        };
-        if let Some(at) = claim(env, &entry)? {
-            return Ok((at, if as_client { Port(0) } else { port }));
+    let mut offset = env.random();
+    let mut result = Err(DropReason::SnatPortsExhausted);
+    env.repeat(SNAT_TRIES, || {
+        if !as_client {
+            if backend.source == Addr::NONE {
+                return true;
+            }
+            scratch.reply.addr = backend.source;
+            scratch.reply.port = snat_port(env, offset);
+            offset = offset.wrapping_add(1);
         }
-        offset = if as_client { env.random() } else { offset.wrapping_add(7) };
-        as_client = false;
-    }
-    Err(DropReason::SnatPortsExhausted)
+        match claim(env, scratch) {
+            Ok(true) => {
+                scratch.hit.snat_port = if as_client { Port(0) } else { scratch.reply.port };
+                result = Ok(());
+                true
+            }
+            Ok(false) => {
+                as_client = false;
+                false
+            }
+            Err(reason) => {
+                result = Err(reason);
+                true
+            }
+        }
+    });
+    result
 }
 
-/// Inserts a reply entry; `None` if another flow has this key or there is no room for it.
-#[inline(never)]
-fn claim<E: Env>(env: &E, entry: &Flow) -> Result<Option<u32>, DropReason> {
-    let place = Place::of(&env.limits(), &Key { addr: entry.addr, port: entry.port, id: entry.id });
+/// The source port of full NAT at an offset, wrapped into their range.
+#[inline(always)]
+fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
+    let limits = env.limits();
+    let range = limits.snat_last.wrapping_sub(limits.snat_first) as u32 + 1;
+    Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
+}
+
+/// Inserts `scratch.reply`; `false` if another flow has this key or there is no room for it.
+#[inline(always)]
+fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
+    let place = Place::of(&env.limits(), key_of(&scratch.reply));
     for _ in 0..2 {
-        let mut inserted = Inserted::default();
-        match table::insert(env, place, entry, FlowState::Reply, &mut inserted) {
-            Outcome::Done | Outcome::Evicted => return Ok(Some(inserted.hit.slot)),
-            Outcome::Busy => return Err(DropReason::TableBusy),
-            Outcome::Exists if is_orphan(env, &inserted.hit, entry.last) => {
-                let other = inserted.hit;
-                let _ = bucket_of(env, Table::Reply, other.slot).map(|bucket| table::remove(bucket, &other));
+        let outcome = table::insert(env, place, &scratch.reply, FlowState::Reply, &mut scratch.inserted);
+        let other = &mut scratch.inserted.hit;
+        match outcome {
+            Outcome::Done | Outcome::Evicted => {
+                scratch.hit.link = other.slot;
+                return Ok(true);
             }
-            Outcome::Exists | Outcome::Full => return Ok(None),
+            Outcome::Busy => return Err(DropReason::TableBusy),
+            Outcome::Exists if is_orphan(env, other, scratch.reply.last) => {
+                let _ = bucket_of(env, Table::Reply, other.slot).map(|bucket| table::remove(bucket, other));
+            }
+            Outcome::Exists | Outcome::Full => return Ok(false),
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Whether no forward entry names this reply entry.
@@ -143,8 +148,9 @@ pub fn is_orphan<E: Env>(env: &E, reply: &Hit, now: u32) -> bool {
     if now.wrapping_sub(reply.last) < LINK_GRACE {
         return false;
     }
-    let Some(bucket) = bucket_of(env, Table::Forward, reply.link) else { return true };
-    table::at(bucket, reply.link).is_none_or(|forward| forward.link != reply.slot)
+    bucket_of(env, Table::Forward, reply.link)
+        .and_then(|bucket| table::link_at(bucket, reply.link))
+        .is_none_or(|link| link != reply.slot)
 }
 
 /// The client's address and port, and the frontend's id, of a forward entry.

@@ -1,11 +1,14 @@
 //! Everything the pipeline needs of its surroundings: maps, clock, chance and the routing table.
 
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, SocketKey, Traffic, Vip,
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic, Vip,
     counters::Recount,
 };
 
-use crate::parse::Parsed;
+use crate::{
+    parse::Parsed,
+    table::{Hit, Inserted},
+};
 
 /// Which of the two flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +33,8 @@ pub struct Tuple {
     pub dst_port: lb_common::Port,
 }
 
-/// Working memory of one packet, outside of the 512 bytes of a BPF stack.
+/// Working memory of one packet, outside of the 512 bytes of a BPF stack. What is written here and read back is also any number to
+/// the verifier, which so follows one path where it would follow one for every way of a bucket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scratch {
@@ -40,10 +44,22 @@ pub struct Scratch {
     pub quoted: Parsed,
     /// What the packet becomes.
     pub to: Tuple,
+    /// When it came.
+    pub now: u32,
     /// A map key.
     pub key: SocketKey,
     /// A map key.
     pub affinity: AffinityKey,
+    /// The packet's flow: its forward entry.
+    pub hit: Hit,
+    /// Another entry.
+    pub other: Hit,
+    /// What an insertion tells.
+    pub inserted: Inserted,
+    /// The forward entry of a new flow.
+    pub entry: Flow,
+    /// Its reply entry.
+    pub reply: Flow,
     /// Question and answer of a route lookup.
     pub fib: Fib,
     /// The next hop of a redirect.
@@ -132,6 +148,8 @@ pub struct Limits {
 /// The pipeline's surroundings. References into maps stay valid for the packet's time; what others change meanwhile is read and
 /// written through raw pointers.
 pub trait Env {
+    /// Where this is.
+    fn hook(&self) -> Hook;
     /// Seconds of a monotonic clock.
     fn now(&self) -> u32;
     /// A uniformly random number.
@@ -165,7 +183,10 @@ pub trait Env {
     /// A bucket.
     fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket>;
     /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).
-    fn route(&self, hook: Hook, scratch: &mut Scratch, bytes: u32) -> Route;
+    fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route;
+    /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow
+    /// every turn.
+    fn repeat<F: FnMut() -> bool>(&self, times: u32, attempt: F);
     /// Shows a rare event to who debugs; nothing unless asked for.
     fn trace(&self, event: Event, scratch: &Scratch);
 }

@@ -148,33 +148,34 @@ pub fn track<E: Env>(env: &E, hit: &Hit, direction: Direction, packet: &Parsed, 
     if step.next(hit.state()) as u8 == hit.state() as u8 {
         return Ok(());
     }
-    if let Some((before, after)) = table::change(bucket, hit, step)? {
-        count_change(env, hit.backend, before, after, step.is_reset());
-    }
+    let changed = table::change(bucket, hit, step)?;
+    let (before, after) = (FlowState::from_number((changed >> 8) as u8), FlowState::from_number(changed as u8));
+    count_change(env, hit.backend, before, after, step.is_reset());
     Ok(())
 }
 
 /// Ends a flow: frees both entries and takes it off the counts. Whether it was this call that ended it.
 #[inline(always)]
-pub fn end<E: Env>(env: &E, hit: &Hit) -> Result<bool, Busy> {
+pub fn end<E: Env>(env: &E, hit: &mut Hit) -> Result<bool, Busy> {
     let Some(bucket) = bucket_of(env, Table::Forward, hit.slot) else { return Ok(false) };
-    let Some(ended) = table::remove(bucket, hit)? else { return Ok(false) };
-    forget(env, &ended);
-    Ok(true)
+    let ended = table::remove(bucket, hit)?;
+    if ended {
+        forget(env, hit);
+    }
+    Ok(ended)
 }
 
 /// What remains to be done for a forward entry that has just left the table.
 #[inline(never)]
-pub fn forget<E: Env>(env: &E, ended: &Hit) {
+pub fn forget<E: Env>(env: &E, ended: &mut Hit) {
     count_change(env, ended.backend, ended.state(), FlowState::Free, false);
     if ended.link == table::NO_LINK {
         return;
     }
-    let Some(bucket) = bucket_of(env, Table::Reply, ended.link) else { return };
+    let (forward, reply) = (ended.slot, ended.link);
+    let Some(bucket) = bucket_of(env, Table::Reply, reply) else { return };
     // A reply entry that stays behind because its bucket is locked is found by the sweep.
-    if let Some(reply) = table::at(bucket, ended.link)
-        && reply.link == ended.slot
-    {
-        let _ = table::remove(bucket, &reply);
+    if table::at(bucket, reply, ended) && ended.link == forward {
+        let _ = table::remove(bucket, ended);
     }
 }

@@ -1,7 +1,7 @@
 //! ICMP errors about flows: who gets one knows only its own side of the rewrite, so the error and the packet that it quotes are
 //! rewritten too (RFC 5508 section 4.2). Path MTU discovery depends on it.
 
-use lb_common::{DropReason, SocketKey};
+use lb_common::{DropReason, Flow, SocketKey};
 
 use crate::{
     checksum,
@@ -10,7 +10,7 @@ use crate::{
     parse::{self, Outcome, protocol},
     pipeline::{Verdict, reply_flow},
     rewrite,
-    table::{self, Key, Place},
+    table::{self, Place, key_of},
 };
 
 /// Whether an ICMP message quotes the packet that caused it.
@@ -20,9 +20,9 @@ fn is_error(v4: bool, kind: u8) -> bool {
     if v4 { matches!(kind, 3 | 11 | 12) } else { kind < 128 }
 }
 
-/// Translates an ICMP error that quotes a packet of one of our flows; everything else passes.
-#[inline(always)]
-pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, hook: Hook, scratch: &mut Scratch) -> Verdict {
+/// Translates an ICMP error that quotes a packet of one of our flows; everything else passes. Not inlined: its stack is its own.
+#[inline(never)]
+pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch) -> Verdict {
     let v4 = scratch.packet.is_v4();
     let l4 = scratch.packet.l4 as u32;
     match packet.load::<[u8; 2]>(l4) {
@@ -35,10 +35,10 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, hook: Hook, scratch
         Outcome::Truncated => return Verdict::TRUNCATED,
         _ => return Verdict::PASS,
     }
-    let Some((outer, quoted)) = translation(env, hook, scratch) else { return Verdict::PASS };
+    let Some((outer, quoted)) = translation(env, scratch) else { return Verdict::PASS };
     scratch.to = outer;
     let bytes = scratch.packet.ip_bytes;
-    let route = if hook == Hook::Egress { Route::Stack } else { env.route(hook, scratch, bytes) };
+    let route = if env.hook() == Hook::Egress { Route::Stack } else { env.route(scratch, bytes) };
     let (hop, verdict) = match route {
         Route::Interface(index) if scratch.packet.ttl > 1 => (true, Verdict::interface(index)),
         Route::Stack => (false, Verdict::STACK),
@@ -56,19 +56,22 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, hook: Hook, scratch
 
 /// What the outer and the quoted tuple become, if the quoted packet is of one of our flows.
 #[inline(always)]
-fn translation<E: Env>(env: &E, hook: Hook, scratch: &mut Scratch) -> Option<(Tuple, Tuple)> {
+fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Tuple, Tuple)> {
     let q = &scratch.quoted;
-    if hook != Hook::Egress {
+    if env.hook() != Hook::Egress {
         // About a reply that we sent to the client in the frontend's name: for the backend.
         scratch.key = SocketKey { addr: q.src, port: q.src_port, protocol: q.protocol, zero: 0 };
         if let Some(frontend) = env.frontend(&scratch.key) {
-            let key = Key { addr: q.dst, port: q.dst_port, id: frontend.id };
-            let place = Place::of(&env.limits(), &key);
-            let hit = table::find(env.bucket(Table::Forward, place.bucket())?, place, &key)?;
+            scratch.entry = Flow { addr: q.dst, id: frontend.id, port: q.dst_port, ..Flow::default() };
+            let key = key_of(&scratch.entry);
+            let place = Place::of(&env.limits(), key);
+            if !table::find(env.bucket(Table::Forward, place.bucket())?, place, key, &mut scratch.hit) {
+                return None;
+            }
+            let (hit, q) = (&scratch.hit, &scratch.quoted);
             let backend = env.backend(hit.backend)?;
             let masked = hit.snat_port.0 != 0;
-            let (peer, peer_port) =
-                if masked { (backend.source, hit.snat_port) } else { (q.dst, q.dst_port) };
+            let (peer, peer_port) = if masked { (backend.source, hit.snat_port) } else { (q.dst, q.dst_port) };
             let outer_src = if masked { backend.source } else { scratch.packet.src };
             return Some((
                 Tuple { src: outer_src, dst: backend.addr, ..Tuple::default() },
@@ -79,7 +82,10 @@ fn translation<E: Env>(env: &E, hook: Hook, scratch: &mut Scratch) -> Option<(Tu
     // About a packet that we sent to the backend: for the client.
     scratch.key = SocketKey { addr: q.dst, port: q.dst_port, protocol: q.protocol, zero: 0 };
     let endpoint = env.endpoint(&scratch.key)?;
-    let (_, client) = reply_flow(env, Key { addr: q.src, port: q.src_port, id: endpoint })?;
+    let q = &scratch.quoted;
+    scratch.entry = Flow { addr: q.src, id: endpoint, port: q.src_port, ..Flow::default() };
+    let client = reply_flow(env, scratch)?;
+    let q = &scratch.quoted;
     let vip = env.vip(client.id)?.key;
     let outer_src = if scratch.packet.src == q.dst { vip.addr } else { scratch.packet.src };
     Some((

@@ -13,7 +13,10 @@ macro_rules! plain {
         unsafe impl Plain for $t {}
     )* };
 }
-plain!(u16, u32, u64, [u8; 2], [u8; 4], [u8; 6], [u8; 8], [u8; 12], [u16; 2], [u16; 4], [u32; 2], [u32; 4], [u32; 5], [u32; 8]);
+plain!(
+    u16, u32, u64, [u8; 2], [u8; 4], [u8; 6], [u8; 8], [u8; 12], [u16; 2], [u16; 4], [u32; 2], [u32; 4], [u32; 5],
+    [u32; 8]
+);
 
 /// No offset in a packet is larger; the verifier wants to know.
 pub const MAX_OFFSET: u32 = 0x1fff;

@@ -4,108 +4,135 @@
 //! The way is asked for before anything else changes: what a hook cannot finish passes as it came, and the next hook finds the
 //! flow that may have been made for it.
 
-use lb_common::{BackendState, DropReason, FlowState, Frontend, SocketKey, Traffic};
+use lb_common::{BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic};
 
 use crate::{
-    create::{self, forward_key},
+    create::{create, forward_key},
     env::{Env, Event, Hook, Route, Scratch, Table, Tuple},
     flow::{self, Direction},
     icmp,
     packet::Packet,
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
     rewrite,
-    table::{self, Hit, Key, NO_LINK, Place},
+    table::{self, Hit, Key, NO_LINK, Place, key_of},
 };
 
-/// What becomes of a packet. The value is always there: a word that only some variants of an enum have is, to the verifier, read
-/// before it was written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verdict {
-    /// What is to be done.
-    pub action: Action,
-    /// The [`DropReason`], the interface's index, or the IP bytes that the way takes; else 0.
-    pub value: u32,
-}
+/// What becomes of a packet: an [`Action`], and above it the [`DropReason`], the interface's index, or the IP bytes that the way
+/// takes. One word that BPF functions return in a register: what they return through memory, or leave out in some variants of an
+/// enum, the verifier takes for read before it was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Verdict(u64);
 
 /// What is to be done with a packet.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Not ours, or for the next hook: goes on untouched.
-    Pass,
+    Pass = 0,
     /// Ends here.
-    Drop,
+    Drop = 1,
     /// Rewritten: out of this interface.
-    Interface,
+    Interface = 2,
     /// Rewritten: up (or, at egress, out) with the stack.
-    Stack,
+    Stack = 3,
     /// Untouched: its sender has to be told that the way takes only so many IP bytes.
-    TooBig,
+    TooBig = 4,
     /// Untouched: its sender has to be told that its time to live is over.
-    TimeExceeded,
+    TimeExceeded = 5,
     /// A header was out of reach: to be called again with more bytes in reach, else it passes.
-    Truncated,
+    Truncated = 6,
 }
 
 impl Verdict {
     /// Goes on untouched.
-    pub const PASS: Self = Self { action: Action::Pass, value: 0 };
+    pub const PASS: Self = Self::new(Action::Pass, 0);
     /// Goes on with the stack, rewritten.
-    pub const STACK: Self = Self { action: Action::Stack, value: 0 };
+    pub const STACK: Self = Self::new(Action::Stack, 0);
     /// Has run out of time to live.
-    pub const TIME_EXCEEDED: Self = Self { action: Action::TimeExceeded, value: 0 };
+    pub const TIME_EXCEEDED: Self = Self::new(Action::TimeExceeded, 0);
     /// Ends too early to be read.
-    pub const TRUNCATED: Self = Self { action: Action::Truncated, value: 0 };
+    pub const TRUNCATED: Self = Self::new(Action::Truncated, 0);
+
+    #[inline(always)]
+    const fn new(action: Action, value: u32) -> Self {
+        Self((value as u64) << 32 | action as u64)
+    }
 
     /// Ends here.
     #[inline(always)]
     pub const fn drop(reason: DropReason) -> Self {
-        Self { action: Action::Drop, value: reason as u32 }
+        Self::new(Action::Drop, reason as u32)
     }
 
     /// Leaves by an interface.
     #[inline(always)]
     pub const fn interface(index: u32) -> Self {
-        Self { action: Action::Interface, value: index }
+        Self::new(Action::Interface, index)
     }
 
     /// Is larger than its way takes.
     #[inline(always)]
     pub const fn too_big(limit: u32) -> Self {
-        Self { action: Action::TooBig, value: limit }
+        Self::new(Action::TooBig, limit)
+    }
+
+    /// What is to be done.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self.0 as u32 {
+            1 => Action::Drop,
+            2 => Action::Interface,
+            3 => Action::Stack,
+            4 => Action::TooBig,
+            5 => Action::TimeExceeded,
+            6 => Action::Truncated,
+            _ => Action::Pass,
+        }
+    }
+
+    /// The reason, interface or limit.
+    #[inline(always)]
+    pub const fn value(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// For tests and their messages.
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?}({})", self.action(), self.value())
     }
 }
 
 /// The pipeline.
 #[inline(always)]
-pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E, hook: Hook) -> Verdict {
+pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let verdict = match parse::frame(packet, &mut scratch.packet) {
-        Outcome::Ports => balance(packet, env, hook, scratch),
+        Outcome::Ports => balance(packet, env, scratch),
         // An error may have to be rewritten in ways that XDP leaves to tc.
-        Outcome::IcmpError if hook != Hook::Xdp => icmp::translate(packet, env, hook, scratch),
+        Outcome::IcmpError if env.hook() != Hook::Xdp => icmp::translate(packet, env, scratch),
         Outcome::IcmpError | Outcome::Other => Verdict::PASS,
         Outcome::Truncated => Verdict::TRUNCATED,
     };
-    if verdict.action as u32 == Action::Drop as u32 {
-        env.trace(Event::Drop(verdict.value), scratch);
+    if verdict.action() as u32 == Action::Drop as u32 {
+        env.trace(Event::Drop(verdict.value()), scratch);
     }
     verdict
 }
 
 #[inline(always)]
-fn balance<P: Packet, E: Env>(packet: &mut P, env: &E, hook: Hook, scratch: &mut Scratch) -> Verdict {
+fn balance<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch) -> Verdict {
     let parsed = &scratch.packet;
-    if hook != Hook::Egress {
-        scratch.key =
-            SocketKey { addr: parsed.dst, port: parsed.dst_port, protocol: parsed.protocol, zero: 0 };
+    if env.hook() != Hook::Egress {
+        scratch.key = SocketKey { addr: parsed.dst, port: parsed.dst_port, protocol: parsed.protocol, zero: 0 };
         if let Some(frontend) = env.frontend(&scratch.key) {
-            return forward(packet, env, hook, scratch, frontend);
+            return forward(packet, env, scratch, frontend);
         }
     }
     scratch.key = SocketKey { addr: parsed.src, port: parsed.src_port, protocol: parsed.protocol, zero: 0 };
     match env.endpoint(&scratch.key) {
-        Some(endpoint) => reply(packet, env, hook, scratch, endpoint),
+        Some(endpoint) => reply(packet, env, scratch, endpoint),
         None => Verdict::PASS,
     }
 }
@@ -121,21 +148,15 @@ fn unfit(parsed: &Parsed) -> Option<DropReason> {
 
 /// From a client to a frontend.
 #[inline(always)]
-fn forward<P: Packet, E: Env>(
-    packet: &mut P,
-    env: &E,
-    hook: Hook,
-    scratch: &mut Scratch,
-    frontend: &Frontend,
-) -> Verdict {
+fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Verdict {
     if let Some(reason) = unfit(&scratch.packet) {
         return Verdict::drop(reason);
     }
-    let now = env.now();
-    let hit = match client_flow(env, scratch, frontend, now) {
-        Ok(hit) => hit,
-        Err(reason) => return Verdict::drop(reason),
-    };
+    scratch.now = env.now();
+    if let Err(reason) = client_flow(env, scratch, frontend) {
+        return Verdict::drop(reason);
+    }
+    let hit = &scratch.hit;
     let Some(backend) = env.backend(hit.backend) else { return Verdict::drop(DropReason::StaleTable) };
     let parsed = &scratch.packet;
     let masked = hit.snat_port.0 != 0;
@@ -145,38 +166,28 @@ fn forward<P: Packet, E: Env>(
         src_port: if masked { hit.snat_port } else { parsed.src_port },
         dst_port: backend.port,
     };
-    send(packet, env, hook, scratch, &hit, Direction::In, now)
+    send(packet, env, scratch, Direction::In)
 }
 
-/// The flow of a client's packet: found, or made if the packet may open one.
+/// Puts the flow of a client's packet into `scratch.hit`: found, or made if the packet may open one.
 #[inline(always)]
-fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend, now: u32) -> Result<Hit, DropReason> {
+fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
     let parsed = &scratch.packet;
-    let key = Key { addr: parsed.src, port: parsed.src_port, id: frontend.id };
-    let place = Place::of(&env.limits(), &key);
+    scratch.entry = Flow { addr: parsed.src, id: frontend.id, port: parsed.src_port, ..Flow::default() };
+    let key = key_of(&scratch.entry);
+    let place = Place::of(&env.limits(), key);
     let bucket = env.bucket(Table::Forward, place.bucket()).ok_or(DropReason::StaleTable)?;
     let opens = parsed.protocol == protocol::UDP || parsed.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
-    if let Some(hit) = table::find(bucket, place, &key) {
-        if !(opens && is_over(env, &hit)) {
-            return if hit.link == NO_LINK { Err(DropReason::TableBusy) } else { Ok(hit) };
+    if table::find(bucket, place, key, &mut scratch.hit) {
+        if !(opens && is_over(env, &scratch.hit)) {
+            return if scratch.hit.link == NO_LINK { Err(DropReason::TableBusy) } else { Ok(()) };
         }
-        flow::end(env, &hit).map_err(|_| DropReason::TableBusy)?;
+        flow::end(env, &mut scratch.hit).map_err(|_| DropReason::TableBusy)?;
     }
     if !opens {
         return Err(DropReason::NoFlow);
     }
-    create_flow(env, scratch, frontend, now)
-}
-
-/// Apart from the rest, because a BPF stack is small and most packets open no flow.
-#[inline(never)]
-fn create_flow<E: Env>(
-    env: &E,
-    scratch: &mut Scratch,
-    frontend: &Frontend,
-    now: u32,
-) -> Result<Hit, DropReason> {
-    create::create(env, scratch, frontend, now)
+    create(env, scratch, frontend)
 }
 
 /// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one
@@ -184,9 +195,8 @@ fn create_flow<E: Env>(
 #[inline(always)]
 fn is_over<E: Env>(env: &E, hit: &Hit) -> bool {
     let gone = || {
-        env.backend(hit.backend).is_none_or(|b| {
-            b.state == BackendState::Removed as u8 || b.state == BackendState::Unhealthy as u8
-        })
+        env.backend(hit.backend)
+            .is_none_or(|b| b.state == BackendState::Removed as u8 || b.state == BackendState::Unhealthy as u8)
     };
     match hit.state() {
         FlowState::Closing => true,
@@ -198,54 +208,45 @@ fn is_over<E: Env>(env: &E, hit: &Hit) -> bool {
     }
 }
 
-/// A reply entry's forward entry, with its key.
+/// The client and frontend of the flow of which `scratch.entry` has the reply entry's key; its forward entry is in `scratch.hit`
+/// then.
 #[inline(always)]
-pub fn reply_flow<E: Env>(env: &E, peer: Key) -> Option<(Hit, Key)> {
-    let place = Place::of(&env.limits(), &peer);
-    let reply = table::find(env.bucket(Table::Reply, place.bucket())?, place, &peer)?;
-    let bucket = table::bucket_of(env, Table::Forward, reply.link)?;
-    let key = forward_key(bucket, reply.link);
-    let hit = table::at(bucket, reply.link)?;
-    (hit.link == reply.slot).then_some((hit, key))
+pub fn reply_flow<E: Env>(env: &E, scratch: &mut Scratch) -> Option<Key> {
+    let key = key_of(&scratch.entry);
+    let place = Place::of(&env.limits(), key);
+    let bucket = env.bucket(Table::Reply, place.bucket())?;
+    if !table::find(bucket, place, key, &mut scratch.other) {
+        return None;
+    }
+    let (reply, slot) = (scratch.other.slot, scratch.other.link);
+    let bucket = table::bucket_of(env, Table::Forward, slot)?;
+    let key = forward_key(bucket, slot);
+    (table::at(bucket, slot, &mut scratch.hit) && scratch.hit.link == reply).then_some(key)
 }
 
 /// From an endpoint to whoever it takes for its client. What is no flow of ours is none of our business.
 #[inline(always)]
-fn reply<P: Packet, E: Env>(
-    packet: &mut P,
-    env: &E,
-    hook: Hook,
-    scratch: &mut Scratch,
-    endpoint: u32,
-) -> Verdict {
+fn reply<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, endpoint: u32) -> Verdict {
     let parsed = &scratch.packet;
-    let peer = Key { addr: parsed.dst, port: parsed.dst_port, id: endpoint };
-    let Some((hit, client)) = reply_flow(env, peer) else { return Verdict::PASS };
-    if let Some(reason) = unfit(parsed) {
+    scratch.entry = Flow { addr: parsed.dst, id: endpoint, port: parsed.dst_port, ..Flow::default() };
+    let Some(client) = reply_flow(env, scratch) else { return Verdict::PASS };
+    if let Some(reason) = unfit(&scratch.packet) {
         return Verdict::drop(reason);
     }
     let Some(vip) = env.vip(client.id) else { return Verdict::drop(DropReason::StaleTable) };
-    scratch.to =
-        Tuple { src: vip.key.addr, dst: client.addr, src_port: vip.key.port, dst_port: client.port };
-    send(packet, env, hook, scratch, &hit, Direction::Out, env.now())
+    scratch.to = Tuple { src: vip.key.addr, dst: client.addr, src_port: vip.key.port, dst_port: client.port };
+    scratch.now = env.now();
+    send(packet, env, scratch, Direction::Out)
 }
 
-/// Sends a packet of a known flow on its way.
-#[inline(always)]
-fn send<P: Packet, E: Env>(
-    packet: &mut P,
-    env: &E,
-    hook: Hook,
-    scratch: &mut Scratch,
-    hit: &Hit,
-    direction: Direction,
-    now: u32,
-) -> Verdict {
+/// Sends a packet of a known flow on its way. Not inlined: one copy serves both directions, and its stack is not that of `create`.
+#[inline(never)]
+fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direction: Direction) -> Verdict {
     let (segments, payload) = packet.segments();
     let parsed = &scratch.packet;
     let headers = (parsed.l4 as u32).wrapping_sub(parsed.l3 as u32) + parsed.l4_header;
     let largest = if segments > 1 { headers + payload } else { parsed.ip_bytes };
-    let route = if hook == Hook::Egress { Route::Stack } else { env.route(hook, scratch, largest) };
+    let route = if env.hook() == Hook::Egress { Route::Stack } else { env.route(scratch, largest) };
     let parsed = &scratch.packet;
     let (hop, verdict) = match route {
         Route::Interface(_) if parsed.ttl <= 1 => return Verdict::TIME_EXCEEDED,
@@ -255,14 +256,14 @@ fn send<P: Packet, E: Env>(
         Route::TooBig(mtu) => return Verdict::too_big(mtu),
         Route::Drop(reason) => return Verdict::drop(reason),
     };
-    if flow::track(env, hit, direction, parsed, now).is_err() {
+    if flow::track(env, &scratch.hit, direction, parsed, scratch.now).is_err() {
         return Verdict::drop(DropReason::TableBusy);
     }
     if rewrite::transport(packet, parsed, &scratch.to, hop).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
     let bytes = parsed.ip_bytes as u64 + (segments.max(1) as u64 - 1) * headers as u64;
-    count(env, hit.backend, direction, segments as u64, bytes);
+    count(env, scratch.hit.backend, direction, segments as u64, bytes);
     verdict
 }
 
@@ -272,8 +273,7 @@ fn count<E: Env>(env: &E, backend: u32, direction: Direction, packets: u64, byte
     // SAFETY: this CPU's own element; nobody else writes it while a program runs here.
     unsafe {
         let Traffic { packets_in, packets_out, bytes_in, bytes_out } = &mut *traffic;
-        let (p, b) =
-            if direction == Direction::In { (packets_in, bytes_in) } else { (packets_out, bytes_out) };
+        let (p, b) = if direction == Direction::In { (packets_in, bytes_in) } else { (packets_out, bytes_out) };
         *p = p.wrapping_add(packets);
         *b = b.wrapping_add(bytes);
     }

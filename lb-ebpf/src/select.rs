@@ -59,9 +59,7 @@ fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend) -> Option<u32> {
             (unsafe { atomic::fetch_add(cursor, 1) } % len as u64) as u32
         }
         IP_HASH => hash::by_client(&packet.src, len),
-        _ => {
-            hash::by_tuple(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol, len)
-        }
+        _ => hash::by_tuple(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol, len),
     };
     env.slot(frontend.table_offset.wrapping_add(at)).map(|slot| slot as u32)
 }

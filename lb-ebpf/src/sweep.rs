@@ -25,17 +25,21 @@ pub fn bucket<E: Env>(env: &E, index: u32, now: u32, result: &mut SweepResult) {
 #[inline(always)]
 fn forward<E: Env>(env: &E, index: u32, slot: u32, now: u32, result: &mut SweepResult) {
     let Some(bucket) = env.bucket(Table::Forward, index) else { return };
-    let Some(hit) = table::at(bucket, slot) else { return };
+    let Some(scratch) = env.scratch() else { return };
+    let hit = &mut scratch.hit;
+    if !table::at(bucket, slot, hit) {
+        return;
+    }
     let idle = now.wrapping_sub(hit.last);
     // A flow seen after `now` was read is not idle.
     let expired = idle < u32::MAX / 2 && idle > idle_limit(&env.limits(), hit.state() as u32);
-    let gone = !expired && is_gone(env, forward_key(bucket, slot).id, &hit);
+    let gone = !expired && is_gone(env, forward_key(bucket, slot).id, hit);
     if !expired && !gone {
         result.entries += 1;
-        recount(env, &hit);
+        recount(env, hit);
         return;
     }
-    match flow::end(env, &hit) {
+    match flow::end(env, hit) {
         Ok(true) if expired => result.expired += 1,
         Ok(true) => result.forgotten += 1,
         Ok(false) => {}
@@ -66,13 +70,14 @@ fn recount<E: Env>(env: &E, hit: &Hit) {
 #[inline(always)]
 fn reply<E: Env>(env: &E, index: u32, slot: u32, now: u32, result: &mut SweepResult) {
     let Some(bucket) = env.bucket(Table::Reply, index) else { return };
-    let Some(hit) = table::at(bucket, slot) else { return };
-    if !is_orphan(env, &hit, now) {
+    let Some(scratch) = env.scratch() else { return };
+    let hit = &mut scratch.hit;
+    if !table::at(bucket, slot, hit) || !is_orphan(env, hit, now) {
         return;
     }
-    match table::remove(bucket, &hit) {
-        Ok(Some(_)) => result.orphans += 1,
-        Ok(None) => {}
+    match table::remove(bucket, hit) {
+        Ok(true) => result.orphans += 1,
+        Ok(false) => {}
         Err(Busy) => result.busy += 1,
     }
 }

@@ -25,17 +25,33 @@ use crate::{
 pub const NO_LINK: u32 = u32::MAX;
 
 /// Attempts at a bucket's lock. It is held for some tens of nanoseconds.
-const LOCK_TRIES: u32 = 1;
+const LOCK_TRIES: u32 = 16;
 
-/// The key of an entry in one of the tables.
-#[derive(Clone, Copy)]
+/// The key of an entry in one of the tables: how a [`Flow`] begins.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Key {
     /// Client or peer.
     pub addr: Addr,
-    /// Its port.
-    pub port: Port,
     /// Frontend or endpoint.
     pub id: u32,
+    /// The client's or peer's port.
+    pub port: Port,
+}
+
+const _: () = assert!(
+    core::mem::offset_of!(Key, addr) == core::mem::offset_of!(Flow, addr)
+        && core::mem::offset_of!(Key, id) == core::mem::offset_of!(Flow, id)
+        && core::mem::offset_of!(Key, port) == core::mem::offset_of!(Flow, port)
+        && size_of::<Key>() <= size_of::<Flow>()
+        && align_of::<Key>() <= align_of::<Flow>()
+);
+
+/// The key of an entry, where it stands: stack is scarce.
+#[inline(always)]
+pub fn key_of(flow: &Flow) -> &Key {
+    // SAFETY: `Flow` begins like `Key`, as asserted above, and is at least as large and as aligned.
+    unsafe { &*core::ptr::from_ref(flow).cast() }
 }
 
 /// Where a key belongs: the bucket's index, and above it the tag that distinguishes most keys of one bucket. One word, because a
@@ -137,55 +153,58 @@ fn matches(flow: *const Flow, key: &Key) -> bool {
 
 /// Reads an entry, if it is still the one that `meta` was read of.
 #[inline(always)]
-fn read_hit(bucket: *mut Bucket, slot: u32, meta: u32) -> Option<Hit> {
+fn read(bucket: *mut Bucket, slot: u32, meta: u32, out: &mut Hit) -> bool {
     let flow = way_ptr(bucket, slot);
     // SAFETY: `flow` points into a bucket; a torn read is found out below.
-    let hit = unsafe {
-        Hit {
-            slot,
-            meta,
-            link: read_volatile(addr_of!((*flow).link)),
-            backend: read_volatile(addr_of!((*flow).backend)),
-            last: read_volatile(addr_of!((*flow).last)),
-            snat_port: read_volatile(addr_of!((*flow).snat_port)),
-        }
-    };
+    unsafe {
+        out.slot = slot;
+        out.link = read_volatile(addr_of!((*flow).link));
+        out.backend = read_volatile(addr_of!((*flow).backend));
+        out.last = read_volatile(addr_of!((*flow).last));
+        out.snat_port = read_volatile(addr_of!((*flow).snat_port));
+    }
     compiler_fence(Ordering::SeqCst);
     let now = load_meta(bucket, way_of(slot));
-    if now == 0 || meta_state(now) == FlowState::Free || meta_generation(now) != meta_generation(meta) {
-        return None;
-    }
-    Some(Hit { meta: now, ..hit })
+    out.meta = now;
+    now as u8 != FlowState::Free as u8 && meta_generation(now) == meta_generation(meta)
 }
 
-/// Looks a key up without a lock.
+/// Looks a key up without a lock; whether it is there.
 #[inline(never)]
-pub fn find(bucket: *mut Bucket, place: Place, key: &Key) -> Option<Hit> {
+pub fn find(bucket: *mut Bucket, place: Place, key: &Key, out: &mut Hit) -> bool {
     for way in 0..WAYS {
         let meta = load_meta(bucket, way);
-        if (meta >> 16) as u16 != place.tag() || meta_state(meta) == FlowState::Free {
+        if (meta >> 16) as u16 != place.tag() || meta as u8 == FlowState::Free as u8 {
             continue;
         }
         let slot = place.bucket() * WAYS as u32 + way as u32;
         if matches(way_ptr(bucket, slot), key) {
-            return read_hit(bucket, slot, meta);
+            return read(bucket, slot, meta, out);
         }
     }
-    None
+    false
 }
 
-/// What stands in a slot now.
+/// Reads what stands in a slot now; whether there is anything.
 #[inline(always)]
-pub fn at(bucket: *mut Bucket, slot: u32) -> Option<Hit> {
+pub fn at(bucket: *mut Bucket, slot: u32, out: &mut Hit) -> bool {
     let meta = load_meta(bucket, way_of(slot));
-    if meta_state(meta) == FlowState::Free {
-        return None;
-    }
-    read_hit(bucket, slot, meta)
+    meta as u8 != FlowState::Free as u8 && read(bucket, slot, meta, out)
+}
+
+/// The slot that the entry in `slot` names as its other one, if there is an entry.
+#[inline(always)]
+pub fn link_at(bucket: *mut Bucket, slot: u32) -> Option<u32> {
+    let meta = load_meta(bucket, way_of(slot));
+    // SAFETY: in bounds of the bucket; one word.
+    let link = unsafe { read_volatile(addr_of!((*way_ptr(bucket, slot)).link)) };
+    compiler_fence(Ordering::SeqCst);
+    let now = load_meta(bucket, way_of(slot));
+    (now as u8 != FlowState::Free as u8 && meta_generation(now) == meta_generation(meta)).then_some(link)
 }
 
 /// Takes a bucket's lock; `false` after a bounded number of attempts.
-#[inline(always)]
+#[inline(never)]
 pub fn lock(bucket: *mut Bucket) -> bool {
     for _ in 0..LOCK_TRIES {
         // SAFETY: the lock word is in the map and touched only atomically.
@@ -278,18 +297,12 @@ fn insert_locked<E: Env>(
     state: FlowState,
     out: &mut Inserted,
 ) -> Outcome {
-    let key = Key { addr: flow.addr, port: flow.port, id: flow.id };
-    if let Some(hit) = find(bucket, place, &key) {
-        out.hit = hit;
+    if find(bucket, place, key_of(flow), &mut out.hit) {
         return Outcome::Exists;
     }
     let Some(way) = roomiest(bucket, &env.limits(), flow.last) else { return Outcome::Full };
     let slot = place.bucket() * WAYS as u32 + way as u32;
-    let mut outcome = Outcome::Done;
-    if let Some(hit) = at(bucket, slot) {
-        out.evicted = hit;
-        outcome = Outcome::Evicted;
-    }
+    let outcome = if at(bucket, slot, &mut out.evicted) { Outcome::Evicted } else { Outcome::Done };
     let generation = meta_generation(load_meta(bucket, way)).wrapping_add(1);
     let new = meta(place.tag(), generation, state);
     store_meta(bucket, way, meta(0, generation, FlowState::Free));
@@ -317,29 +330,30 @@ fn roomiest(bucket: *mut Bucket, limits: &Limits, now: u32) -> Option<usize> {
     (best >> 40 != 0).then_some(best as usize & (WAYS - 1))
 }
 
-/// Frees a slot if it still holds the entry that `seen` is of; what it held then.
+/// Frees a slot if it still holds the entry that `hit` is of, which is told what the entry said last; whether it did.
 #[inline(never)]
-pub fn remove(bucket: *mut Bucket, seen: &Hit) -> Result<Option<Hit>, Busy> {
+pub fn remove(bucket: *mut Bucket, hit: &mut Hit) -> Result<bool, Busy> {
     if !lock(bucket) {
         return Err(Busy);
     }
-    let way = way_of(seen.slot);
-    let old = load_meta(bucket, way);
-    let current = at(bucket, seen.slot).filter(|hit| meta_generation(hit.meta) == meta_generation(seen.meta));
-    if current.is_some() {
-        store_meta(bucket, way, meta(0, meta_generation(old), FlowState::Free));
+    let way = way_of(hit.slot);
+    let (slot, meta_then) = (hit.slot, hit.meta);
+    let removed = meta_generation(load_meta(bucket, way)) == meta_generation(meta_then) && at(bucket, slot, hit);
+    if removed {
+        store_meta(bucket, way, meta(0, meta_generation(meta_then), FlowState::Free));
     }
     unlock(bucket);
-    Ok(current)
+    Ok(removed)
 }
 
 /// The lock was not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-/// Moves an entry's state on, if it is still the flow that `seen` is of; its states before and after.
+/// Moves an entry's state on, if it is still the flow that `seen` is of; its states before and after as two bytes (both 0: it
+/// is gone).
 #[inline(never)]
-pub fn change(bucket: *mut Bucket, seen: &Hit, step: Step) -> Result<Option<(FlowState, FlowState)>, Busy> {
+pub fn change(bucket: *mut Bucket, seen: &Hit, step: Step) -> Result<u32, Busy> {
     if !lock(bucket) {
         return Err(Busy);
     }
@@ -348,19 +362,19 @@ pub fn change(bucket: *mut Bucket, seen: &Hit, step: Step) -> Result<Option<(Flo
     let before = meta_state(current);
     if before == FlowState::Free || meta_generation(current) != meta_generation(seen.meta) {
         unlock(bucket);
-        return Ok(None);
+        return Ok(0);
     }
     let after = step.next(before);
     store_meta(bucket, way, current & !0xff | after as u32);
     unlock(bucket);
-    Ok(Some((before, after)))
+    Ok((before as u32) << 8 | after as u32)
 }
 
-/// Names the other entry and the source port in the entry that `new` is of; `false` if it is gone already.
+/// Names the other entry and the source port in the entry that `new` is of; `false` if it is gone already, or locked.
 #[inline(never)]
-pub fn set_link(bucket: *mut Bucket, new: &Hit) -> Result<bool, Busy> {
+pub fn set_link(bucket: *mut Bucket, new: &Hit) -> bool {
     if !lock(bucket) {
-        return Err(Busy);
+        return false;
     }
     let current = load_meta(bucket, way_of(new.slot));
     let same = meta_state(current) != FlowState::Free && meta_generation(current) == meta_generation(new.meta);
@@ -374,7 +388,7 @@ pub fn set_link(bucket: *mut Bucket, new: &Hit) -> Result<bool, Busy> {
         }
     }
     unlock(bucket);
-    Ok(same)
+    same
 }
 
 /// Says that the flow was seen now. One word, written only when its second changes.

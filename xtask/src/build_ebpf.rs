@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use xshell::Shell;
+use xshell::{Cmd, Shell};
 
 use crate::{
     compiler,
@@ -34,24 +34,35 @@ pub(crate) fn object() -> Result<PathBuf> {
     Ok(object)
 }
 
+/// Names the programs' crate to cargo; with them the library beside it is built for BPF too.
+const PROGRAMS: &[&str] = &["--locked", "--package", "lb-ebpf", "--bin", "weir-bpf", "--features", "bpf"];
+
+/// Core does not come compiled for BPF.
+const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+
 fn compile(shell: &Shell) -> Result<PathBuf> {
+    cargo(shell, "build")?.run()?;
+    Ok(target_dir().join(TARGET).join("release/weir-bpf"))
+}
+
+/// A cargo command, `build` or `clippy`, on the BPF programs; setup must have been done.
+pub(crate) fn cargo<'a>(shell: &'a Shell, verb: &str) -> Result<Cmd<'a>> {
     let installed = compiler::installed(shell);
     let compiler = compiler::choose(&installed).context("setup found a compiler that is not there any more")?;
-    let linker = linker_path()?;
-    let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    let target_dir = workspace::target_dir().join("ebpf");
-    let linker_variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
-    let arguments = ["build", "--release", "--package", "lb-ebpf", "--bin", "weir-bpf", "--features", "bpf"];
-    compiler
+    let linker_variable = format!("CARGO_TARGET_{}_LINKER", TARGET.to_uppercase().replace('-', "_"));
+    Ok(compiler
         .cargo(shell)
-        .args(arguments)
-        .args(["--locked", "--target", target, "-Z", "build-std=core"])
-        .env("CARGO_TARGET_DIR", &target_dir)
+        .args([verb, "--release", "--target", TARGET, "-Zbuild-std=core"])
+        .args(PROGRAMS)
+        .env("CARGO_TARGET_DIR", target_dir())
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-        .env(linker_variable, &linker)
-        .run()?;
-    Ok(target_dir.join(target).join("release/weir-bpf"))
+        .env(linker_variable, linker_path()?))
+}
+
+/// Apart from the host's, since the compiler and the flags differ.
+fn target_dir() -> PathBuf {
+    workspace::target_dir().join("ebpf")
 }
 
 /// BTF needs full debug information; atomic operations that return the old value need the third version of the instruction set.

@@ -1,10 +1,14 @@
 //! Weir's tasks, run as `cargo xtask TASK`. Each task is one file; this one only reads the command line.
 
+mod build;
 mod build_ebpf;
 mod compiler;
+mod demo;
+mod lint;
 mod privilege;
 mod setup;
 mod shell;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -13,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 /// Weir's tasks: build, test and try it.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = false)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -25,6 +29,14 @@ enum Task {
     Setup(setup::Args),
     /// Build the BPF programs into target/bpf/weir-bpf.o
     BuildEbpf(build_ebpf::Args),
+    /// Build `weir`, with the BPF programs inside
+    Build(build::Args),
+    /// See it work: clients, `weir` and nginx servers in network namespaces; needs root
+    Demo(demo::Args),
+    /// Run the tests: of one layer, or all
+    Test(test::Args),
+    /// Check formatting, lints, documentation and the list of dependencies
+    Lint,
 }
 
 fn main() -> ExitCode {
@@ -41,5 +53,9 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup(args) => setup::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
+        Task::Build(args) => build::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::everything(),
     }
 }

@@ -278,11 +278,11 @@ impl<D: Dataplane + Attach> Agent<D> {
     fn health_changed(&mut self, first: health::Event, more: &mut mpsc::UnboundedReceiver<health::Event>) {
         let mut next = Some(first);
         while let Some(event) = next {
-            let (id, backend) = &event.target;
-            let state = if event.healthy { "healthy" } else { "unhealthy" };
-            tracing::warn!(service = %id, %backend, reason = event.reason, "backend is {state}");
-            if self.monitor.checks(&event.target) {
-                self.core.set_health(event.target, event.healthy, uptime());
+            // One that was on its way when the check ended is of no use.
+            let (id, backend) = event.target.clone();
+            if self.monitor.checks(&event.target) && self.core.set_health(event.target, event.healthy, uptime()) {
+                let state = if event.healthy { "healthy" } else { "unhealthy" };
+                tracing::warn!(service = %id, %backend, reason = event.reason, "backend is {state}");
             }
             next = more.try_recv().ok();
         }

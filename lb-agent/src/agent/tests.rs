@@ -156,6 +156,22 @@ fn health_counts_while_it_is_checked_and_recovery_starts_slowly() {
 }
 
 #[test]
+fn who_was_ill_stays_so_under_a_new_agent_until_it_answers() {
+    let fake = Fake::new(CAPACITY);
+    let check = HealthCheck { probe: Probe::Tcp, interval: Duration::from_secs(1), threshold: 1 };
+    let checked = ServicePort { health_check: Some(check), ..port(2) };
+    let mut agent = core(&fake, model(checked.clone()));
+    agent.set_health((id(), at(1)), false, second(1));
+    agent.sync(second(1)).unwrap();
+    let mut next = core(&fake, model(checked));
+    assert_eq!(backends(&fake)[0], (1, BackendState::Unhealthy, 0));
+    assert!(!next.set_health((id(), at(2)), true, second(2)), "it was well all the time");
+    assert!(next.set_health((id(), at(1)), true, second(2)));
+    next.sync(second(2)).unwrap();
+    assert_eq!(backends(&fake)[0], (1, BackendState::Ready, 100));
+}
+
+#[test]
 fn a_new_backend_starts_slowly() {
     let fake = Fake::new(CAPACITY);
     let slow = |n| ServicePort { slow_start: Some(Duration::from_secs(10)), ..port(n) };

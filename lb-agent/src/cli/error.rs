@@ -22,6 +22,16 @@ pub enum Error {
         /// The pin path.
         path: PathBuf,
     },
+    /// The pinned maps are of another version.
+    #[error("the maps pinned in {path} have layout {found}, this program knows layout {known}")]
+    Layout {
+        /// The pin path.
+        path: PathBuf,
+        /// Their layout.
+        found: String,
+        /// Ours.
+        known: u32,
+    },
     /// The kernel refused for want of a privilege.
     #[error("{what}: permission denied")]
     Privilege {
@@ -149,24 +159,31 @@ impl Error {
         match self {
             Self::NotBpffs { .. } => "mount one (`mount -t bpf bpf /sys/fs/bpf`); `ip netns exec` hides it: enter a namespace with `nsenter --net=/run/netns/NAME`".into(),
             Self::NotPinned { .. } => "start `weir run`, or name the folder it uses with --pin-path".into(),
+            Self::Layout { .. } => "use the `weir` that made them, or `weir detach` (which ends their connections)".into(),
             Self::Privilege { .. } => "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".into(),
             Self::Dataplane(_) => "`weir status` shows what is loaded; if the maps are of another version, use the `weir` that made them".into(),
             Self::UnknownMap { known, .. } => format!("name one of: {}", known.join(", ")),
             Self::UnknownFrontend { known, .. } => known_list("`weir get services` lists them", known),
             Self::UnknownBackend { known, .. } => known_list("`weir get backends` lists them", known),
-            Self::NotDrained { known, .. } => known_list("nothing to undo", known),
+            Self::NotDrained { known, .. } => known_list("`weir map dump drains` lists what is drained", known),
             Self::Family { .. } => "give --from an address of the frontend's family".into(),
             Self::NoSocketHooks => "use --via packet".into(),
             Self::NoAgent { .. } => "start `weir run`, or name its folder with --pin-path".into(),
             Self::UnknownPolicy { known, .. } => known_list("`weir get policies` lists them", known),
             Self::AmbiguousPolicy { .. } => "choose one with -n NAMESPACE".into(),
             Self::Answer { .. } => "use the `weir` of the agent's version".into(),
-            Self::AgentRunning { .. } => "stop the agent first, then run this again".into(),
+            Self::AgentRunning { .. } => "stop that agent first, or name another folder with --pin-path".into(),
             Self::File { .. } => "check that it exists and may be read".into(),
             Self::Run { remedy, .. } => remedy.clone(),
             Self::Output(_) => "check where the output goes".into(),
             Self::Format { .. } => "try another -o".into(),
         }
+    }
+
+    /// An error whose text has both its cause and, after the last such mark, its remedy.
+    fn in_two(text: &str, mark: &str) -> Self {
+        let (cause, remedy) = text.rsplit_once(mark).unwrap_or((text, "look at `weir status`"));
+        Self::Run { cause: cause.into(), remedy: remedy.into() }
     }
 
     /// Whether the reader of our output has gone, as under `weir get ... | head`: no error of ours.
@@ -191,11 +208,18 @@ impl From<dataplane::Error> for Error {
     fn from(error: dataplane::Error) -> Self {
         match error {
             dataplane::Error::NotPinned { path } => Self::NotPinned { path },
+            dataplane::Error::NotBpffs { path } => Self::NotBpffs { path },
+            dataplane::Error::AgentRunning { path } => Self::AgentRunning { pid: super::host::agent(&path), path },
+            dataplane::Error::Abi { path, found, known } => Self::Layout { path, found, known },
             dataplane::Error::Map { map, operation, source }
                 if matches!(source.kind(), io::ErrorKind::PermissionDenied) =>
             {
                 Self::Privilege { what: format!("map {map}: {operation}") }
             }
+            dataplane::Error::NoObject | dataplane::Error::NoInterface { .. } | dataplane::Error::XdpHeld { .. } => {
+                Self::in_two(&error.to_string(), ": ")
+            }
+            dataplane::Error::Unsupported { .. } => Self::in_two(&error.to_string(), "; "),
             other => Self::Dataplane(other),
         }
     }
@@ -223,6 +247,23 @@ mod tests {
         let error = Error::from(refused);
         assert_eq!(error.to_string(), "map flows: open: permission denied");
         assert!(error.remedy().contains("CAP_BPF"));
+    }
+
+    #[test]
+    fn errors_with_a_remedy_of_their_own_are_split() {
+        let interface = "eth9".to_owned();
+        for (error, remedy) in [
+            (dataplane::Error::NoObject, "build it"),
+            (dataplane::Error::NoInterface { interface: interface.clone() }, "name one of `ip link`"),
+            (dataplane::Error::XdpHeld { interface, holder: "other (id 3)".into() }, "detach that"),
+            (
+                dataplane::Error::Unsupported { what: "load x".into(), source: Box::new(io::Error::other("no: way")) },
+                "Weir needs Linux",
+            ),
+        ] {
+            let error = Error::from(error);
+            assert!(error.remedy().starts_with(remedy), "{error} / {}", error.remedy());
+        }
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! What commands ask of this machine besides its maps: is the pin path on a bpf file system, does an agent hold it, what time is it.
 
 use std::{
-    fs::File,
-    io,
     os::linux::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -37,31 +35,6 @@ pub fn monotonic_seconds() -> u32 {
 pub fn interface_name(index: u32) -> Option<String> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
     rustix::net::netdevice::index_to_name(&socket, index).ok()
-}
-
-/// The agent's hold on a pin path: an exclusive `flock` on the folder.
-#[derive(Debug)]
-pub struct Hold {
-    _folder: File,
-}
-
-impl Hold {
-    /// Takes the pin path, so that no agent starts meanwhile; fails if one is running.
-    pub fn take(pin_path: &Path) -> Result<Self, Error> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => Error::NotPinned { path: pin_path.to_owned() },
-            io::ErrorKind::PermissionDenied => Error::Privilege { what: format!("open {}", pin_path.display()) },
-            _ => Error::File { path: pin_path.to_owned(), source },
-        };
-        let folder = File::open(pin_path).map_err(failed)?;
-        match folder.try_lock() {
-            Ok(()) => Ok(Self { _folder: folder }),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                Err(Error::AgentRunning { path: pin_path.to_owned(), pid: agent(pin_path) })
-            }
-            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
-        }
-    }
 }
 
 /// The process that holds a pin path. Asking for the lock itself could make an agent that starts at this moment fail, so this
@@ -104,12 +77,11 @@ mod tests {
     fn a_held_folder_names_its_holder() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(agent(folder.path()), None);
-        let hold = Hold::take(folder.path()).unwrap();
+        let file = std::fs::File::open(folder.path()).unwrap();
+        file.lock().unwrap();
         assert_eq!(agent(folder.path()), Some(std::process::id()));
-        let refused = Hold::take(folder.path()).unwrap_err();
-        assert!(matches!(refused, Error::AgentRunning { pid, .. } if pid == Some(std::process::id())), "{refused}");
-        drop(hold);
-        assert!(Hold::take(folder.path()).is_ok());
+        drop(file);
+        assert_eq!(agent(folder.path()), None);
     }
 
     #[test]
@@ -118,11 +90,5 @@ mod tests {
         let error = check_bpffs(&folder.path().join("not/yet")).unwrap_err();
         assert!(matches!(error, Error::NotBpffs { .. }), "{error}");
         assert!(error.remedy().contains("nsenter --net="));
-    }
-
-    #[test]
-    fn a_missing_folder_is_not_pinned() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Hold::take(&folder.path().join("none")), Err(Error::NotPinned { .. })));
     }
 }

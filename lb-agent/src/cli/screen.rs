@@ -36,12 +36,12 @@ impl<'a> Screen<'a> {
     pub fn clear(&mut self) -> Result<(), Error> {
         if self.terminal { self.print("\u{1b}[H\u{1b}[2J") } else { Ok(()) }
     }
+}
 
-    /// Says something on standard error, where it is in nobody's way.
-    pub fn note(&self, text: &str) {
-        // A closed standard error is no reason to fail.
-        let _ = writeln!(io::stderr(), "{text}");
-    }
+/// Says something on standard error, where it is in nobody's way.
+pub fn note(text: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 #[cfg(test)]

@@ -38,12 +38,16 @@ impl View {
         })
     }
 
-    /// The frontends of a service, lowest address first.
-    pub fn frontends(&self, service: u32) -> Vec<SocketKey> {
-        let mut keys: Vec<SocketKey> =
-            self.tables.frontends.iter().filter(|(_, f)| f.service == service).map(|(key, _)| *key).collect();
-        keys.sort_by_key(|key| (key.socket(), key.protocol));
-        keys
+    /// The frontends of each service, lowest address first.
+    pub fn frontends(&self) -> BTreeMap<u32, Vec<SocketKey>> {
+        let mut by_service: BTreeMap<u32, Vec<SocketKey>> = BTreeMap::new();
+        for (key, frontend) in &self.tables.frontends {
+            by_service.entry(frontend.service).or_default().push(*key);
+        }
+        for keys in by_service.values_mut() {
+            keys.sort_by_key(|key| (key.socket(), key.protocol));
+        }
+        by_service
     }
 }
 
@@ -66,8 +70,40 @@ pub(super) mod sample {
         service::{FRONTEND_AFFINITY, VIP_LIVE},
     };
 
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::cli::parse::socket_key;
+    use crate::{
+        cli::parse::socket_key,
+        dataplane::{Capacity, Error as MapError, FlowEntry},
+    };
+
+    /// Maps in memory: the view, no flows.
+    pub(crate) struct Memory(pub(crate) View);
+
+    impl Inspect for Memory {
+        fn tables(&self) -> Result<Tables, MapError> {
+            Ok(self.0.tables.clone())
+        }
+        fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, MapError> {
+            Ok(backends.iter().map(|index| self.0.counters(*index)).collect())
+        }
+        fn drops(&self) -> Result<BTreeMap<lb_common::DropReason, u64>, MapError> {
+            Ok(BTreeMap::from([(lb_common::DropReason::NoBackend, 3), (lb_common::DropReason::NoFlow, 0)]))
+        }
+        fn drains(&self) -> Result<BTreeSet<SocketKey>, MapError> {
+            Ok(BTreeSet::new())
+        }
+        fn flows(&self) -> Result<Vec<FlowEntry>, MapError> {
+            Ok(Vec::new())
+        }
+        fn settings(&self) -> Result<lb_common::Settings, MapError> {
+            Ok(lb_common::Settings::default())
+        }
+        fn capacity(&self) -> Capacity {
+            Capacity { frontends: 8, backends: 8, slots: 64, services: 8, flows: 8 }
+        }
+    }
 
     pub(crate) fn key(text: &str) -> SocketKey {
         socket_key(text).unwrap()

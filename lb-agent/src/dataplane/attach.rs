@@ -106,7 +106,8 @@ pub fn hooks(pin_path: &Path) -> Result<Vec<Hook>, Error> {
     let mut found = Vec::new();
     for file in folder.filter_map(Result::ok) {
         let Some((index, kind)) = file.file_name().to_str().and_then(parse_pin) else { continue };
-        let link = PinnedLink::from_pin(file.path()).map_err(|e| kernel(format!("open {}", file.path().display()), e))?;
+        let link =
+            PinnedLink::from_pin(file.path()).map_err(|e| kernel(format!("open {}", file.path().display()), e))?;
         let program = link_program(&FdLink::from(link)).unwrap_or(0);
         found.push(Hook { interface: sys::interface_name(index), index, kind, program });
     }
@@ -158,8 +159,8 @@ fn kernel_io(what: String) -> impl FnOnce(io::Error) -> Error {
 impl Bpf {
     /// Attaches what an interface of this role needs; what is attached already gets this agent's programs. Returns the hooks.
     pub fn attach(&mut self, interface: &str, role: Role, datapath: Datapath) -> Result<Vec<HookKind>, Error> {
-        let index = sys::interface_index(interface)
-            .ok_or_else(|| Error::NoInterface { interface: interface.into() })?;
+        let index =
+            sys::interface_index(interface).ok_or_else(|| Error::NoInterface { interface: interface.into() })?;
         let mut kinds = Vec::new();
         if role == Role::Uplink
             && let Some(kind) = self.attach_xdp(interface, index, datapath)?

@@ -202,10 +202,9 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
     for name in map::PINNED {
         loader.map_pin_path(name, folder.join(name));
     }
-    let mut programs = loader.load(OBJECT).map_err(|source| Error::Unsupported {
-        what: "load the BPF programs".into(),
-        source: Box::new(source),
-    })?;
+    let mut programs = loader
+        .load(OBJECT)
+        .map_err(|source| Error::Unsupported { what: "load the BPF programs".into(), source: Box::new(source) })?;
     for name in [program::INGRESS, program::EGRESS, program::SWEEP, program::REPAIR] {
         let program: &mut SchedClassifier = find(&mut programs, name)?;
         program.load().map_err(|source| refused(name, source))?;
@@ -263,8 +262,8 @@ impl Pinned {
     fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
         self.loads.set(index as usize, BackendLoad::default());
         let cpus = aya::util::nr_cpus().map_err(|(path, e)| kernel(format!("read {path}"), e))?;
-        let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
-            .map_err(|e| kernel("count CPUs".into(), e))?;
+        let zero =
+            PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(|e| kernel("count CPUs".into(), e))?;
         self.traffic.set(index, zero, 0).map_err(failed(map::TRAFFIC, "write"))
     }
 
@@ -291,9 +290,7 @@ impl Dataplane for Bpf {
         match write {
             Write::PutBackend(index, backend) => pinned.put_backend(*index, backend),
             Write::FreeBackend(index) => pinned.put_backend(*index, &Backend::default()),
-            Write::PutEndpoint(key, id) => {
-                pinned.endpoints.insert(key, id, 0).map_err(failed(map::ENDPOINTS, "write"))
-            }
+            Write::PutEndpoint(key, id) => pinned.endpoints.insert(key, id, 0).map_err(failed(map::ENDPOINTS, "write")),
             Write::DeleteEndpoint(key) => {
                 ignore_missing(pinned.endpoints.remove(key)).map_err(failed(map::ENDPOINTS, "delete"))
             }
@@ -310,9 +307,7 @@ impl Dataplane for Bpf {
             Write::PutName(key, name) => {
                 pinned.names.insert(key, Name::new(name), 0).map_err(failed(map::NAMES, "write"))
             }
-            Write::DeleteName(key) => {
-                ignore_missing(pinned.names.remove(key)).map_err(failed(map::NAMES, "delete"))
-            }
+            Write::DeleteName(key) => ignore_missing(pinned.names.remove(key)).map_err(failed(map::NAMES, "delete")),
             Write::Barrier => sys::grace_period().map_err(|e| kernel("wait for a grace period".into(), e)),
         }
     }

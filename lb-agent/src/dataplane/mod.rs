@@ -9,8 +9,7 @@ mod sys;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Settings, SocketKey, Traffic, Vip,
-    counters::Recount,
+    Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Settings, SocketKey, Traffic, Vip, counters::Recount,
     names::NameKey,
 };
 
@@ -201,7 +200,9 @@ pub enum Error {
         path: std::path::PathBuf,
     },
     /// Another agent holds the pin path.
-    #[error("another agent is running with pin path {path}: stop it, or give this one a folder of its own with --pin-path")]
+    #[error(
+        "another agent is running with pin path {path}: stop it, or give this one a folder of its own with --pin-path"
+    )]
     AgentRunning {
         /// The folder.
         path: std::path::PathBuf,
@@ -239,7 +240,9 @@ pub enum Error {
         holder: String,
     },
     /// The kernel or the user has not what is needed.
-    #[error("{what}: {source}; Weir needs Linux 6.6 or newer (tcx) and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root")]
+    #[error(
+        "{what}: {source}; Weir needs Linux 6.6 or newer (tcx) and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
+    )]
     Unsupported {
         /// What was tried.
         what: String,

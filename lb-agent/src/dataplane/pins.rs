@@ -146,10 +146,7 @@ pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapErro
 }
 
 /// All entries of a hash map.
-fn entries<K: Pod + Ord, V: Pod>(
-    name: &'static str,
-    map: &HashMap<MapData, K, V>,
-) -> Result<BTreeMap<K, V>, Error> {
+fn entries<K: Pod + Ord, V: Pod>(name: &'static str, map: &HashMap<MapData, K, V>) -> Result<BTreeMap<K, V>, Error> {
     map.iter().collect::<Result<_, _>>().map_err(failed(name, "read"))
 }
 

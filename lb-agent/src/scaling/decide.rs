@@ -7,7 +7,7 @@ use super::{
     checked::Policy,
     pace::{History, Restraint},
     policy::Mode,
-    replicas::Replicas,
+    replicas::{CONFIRM, Replicas},
     rules::{self, Holding, Situation, Stance, Voice},
     signals::{Load, Signal},
 };
@@ -84,7 +84,11 @@ pub fn decide(policy: &Policy, state: &mut State, load: &Load, now: Duration) ->
     let situation = Situation { base, changing: replicas.changing(), load, now };
     let voices = rules::voices(policy, &mut state.holding, situation);
     let wanted = voices.iter().filter_map(|voice| asks(voice, base)).max().unwrap_or(base);
-    let (desired, limited_by) = state.history.pace(policy, base, wanted, now);
+    let (desired, limited_by) = if base < policy.min && !replicas.steady(now) {
+        (base, vec![more_may_come()])
+    } else {
+        state.history.pace(policy, base, wanted, now)
+    };
     let decision = Decision {
         current: replicas.current(),
         desired,
@@ -100,6 +104,11 @@ pub fn decide(policy: &Policy, state: &mut State, load: &Load, now: Duration) ->
         state.holding.restart();
     }
     decision
+}
+
+fn more_may_come() -> Restraint {
+    let why = format!("waits {} s for endpoints that may still appear", CONFIRM.as_secs());
+    Restraint { field: "replicas.min", why }
 }
 
 fn asks(voice: &Voice, base: u32) -> Option<u32> {

@@ -1,5 +1,6 @@
 //! Decision tables: a policy, then what is seen second by second and the number that must come out.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -87,7 +88,9 @@ fn follow(name: &str, policy: &Policy, start: u32, steps: Steps) -> Decision {
         let decision = decide(policy, &mut state, &Load { replicas: all, ready, readings }, now);
         assert_eq!(decision.desired, expected, "{name} at {second} s: {}", decision.reason);
         if seen.carried_out && policy.mode == Mode::Apply {
-            state.set(decision.desired, now);
+            if decision.desired != decision.current {
+                state.set(decision.desired, now);
+            }
             replicas = decision.desired;
         }
         last = Some(decision);
@@ -116,7 +119,8 @@ fn rules_hold_without_a_break_before_they_act_and_restart_after() {
         ("up to the most", 9, vec![(0, active(99.0), 9), (3, active(99.0), 10), (9, active(99.0), 10), (20, active(99.0), 10)]),
         ("idle for 5 s", 3, vec![(0, active(1.0), 3), (4, active(1.0), 3), (5, active(1.0), 2), (6, active(1.0), 2), (11, active(1.0), 1)]),
         ("down to the least", 1, vec![(0, active(0.0), 1), (5, active(0.0), 1), (50, active(0.0), 1)]),
-        ("none at all: the least", 0, vec![(0, missing(), 1)]),
+        ("none at all: the least, once it is sure", 0, vec![(0, missing(), 0), (4, missing(), 0), (5, missing(), 1)]),
+        ("they appear in time", 0, vec![(0, missing(), 0), (1, active(50.0).backends(4, 4), 0), (6, active(50.0).backends(4, 4), 4)]),
         ("more than the most", 12, vec![(0, active(50.0), 10)]),
     ];
     for (name, start, steps) in table {
@@ -225,7 +229,8 @@ fn rules_wait_until_the_last_change_is_done() {
 #[test]
 fn replicas_that_change_by_themselves_are_counted_again() {
     let policy = policy(json!({"rules": rules()}));
-    let steps = vec![(0, active(50.0), 4), (1, active(50.0).backends(7, 7), 7), (2, active(50.0).backends(3, 3), 3)];
+    let seen = |n| active(50.0).backends(n, n);
+    let steps = vec![(0, active(50.0), 4), (1, seen(7), 4), (6, seen(7), 7), (7, seen(0), 7), (8, seen(7), 7), (9, seen(3), 7), (14, seen(3), 3)];
     let decision = follow("by hand", &policy, 4, steps);
     assert_eq!(decision.current, 3);
 }
@@ -269,4 +274,44 @@ fn a_decision_says_why() {
         decision.reason,
         "stays at 4: rule busy: activeConnections 50 is not above 80; rule idle: activeConnections 50 is not below 30"
     );
+}
+
+/// What may be seen in one second: a number of backends, and each signal with its age.
+fn anything() -> impl Strategy<Value = (u32, [Option<(f64, u64)>; 2])> {
+    let signal = || proptest::option::weighted(0.8, (0.0..200.0, 0..4000_u64));
+    (0..12_u32, [signal(), signal()])
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_seen_the_bounds_hold_and_missing_data_never_scales_in(
+        seconds in proptest::collection::vec(anything(), 1..120),
+        carried_out in proptest::bool::ANY,
+    ) {
+        let policy = policy(json!({
+            "replicas": {"min": 2, "max": 8},
+            "rules": rules(),
+            "targets": [{"signal": "connectionsPerSecond", "perReplica": 50}],
+        }));
+        let mut state = State::default();
+        for (second, (backends, signals)) in seconds.into_iter().enumerate() {
+            let now = Duration::from_secs(START + second as u64);
+            let names = [Signal::ActiveConnections, Signal::ConnectionsPerSecond];
+            let readings = names.into_iter().zip(signals).filter_map(|(signal, seen)| {
+                let (value, age) = seen?;
+                Some((signal, Reading { value, at: now - Duration::from_millis(age) }))
+            });
+            let load = Load { replicas: backends, ready: backends, readings: readings.collect() };
+            let decision = decide(&policy, &mut state, &load, now);
+            let blind = decision.voices.iter().any(|voice| voice.stance == Stance::Blind);
+            let Decision { current, desired, .. } = decision;
+            prop_assert!((2..=8).contains(&desired) || desired == current, "{current} -> {desired}");
+            if blind && carried_out && current <= 8 {
+                prop_assert!(desired >= current, "{}", decision.reason);
+            }
+            if carried_out && desired != current {
+                state.set(desired, now);
+            }
+        }
+    }
 }

@@ -1,12 +1,17 @@
 //! Decides how many replicas there are where nobody can be asked, from what was last done and the endpoints that are seen.
 //!
-//! The number is the one last set with success. Endpoints that move towards it are its effect; endpoints that move elsewhere, or
-//! that stay elsewhere for [`SETTLE`], were changed by somebody else or not at all, and then their count is the number.
+//! The number is the one last set with success. Endpoints that move towards it are its effect and may take [`SETTLE`] for each
+//! step; endpoints that move elsewhere were changed by somebody else. Once their count has stayed, it is the number. It must stay
+//! for [`CONFIRM`] at least: a file that is being written may show few endpoints for a moment, and a command that is told of a
+//! number too low would stop what serves.
 
 use std::time::Duration;
 
 /// How long the endpoints may take between two steps towards the number that was set.
 pub const SETTLE: Duration = Duration::from_secs(60);
+
+/// How long a count of endpoints that nobody asked for must stay before it is believed.
+pub const CONFIRM: Duration = Duration::from_secs(5);
 
 /// The number of replicas, as last set and as wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +20,13 @@ pub struct Replicas {
     desired: u32,
     present: u32,
     steady_since: Duration,
+    expected: bool,
 }
 
 impl Replicas {
     /// The endpoints that are there at first are the replicas.
     pub const fn new(present: u32, now: Duration) -> Self {
-        Self { current: present, desired: present, present, steady_since: now }
+        Self { current: present, desired: present, present, steady_since: now, expected: true }
     }
 
     /// Replicas as last set.
@@ -38,16 +44,21 @@ impl Replicas {
         self.current != self.desired
     }
 
+    /// Whether the endpoints have stayed for long enough to be believed.
+    pub const fn steady(&self, now: Duration) -> bool {
+        now.saturating_sub(self.steady_since).as_secs() >= CONFIRM.as_secs()
+    }
+
     /// Takes the number of endpoints.
     pub fn observe(&mut self, present: u32, now: Duration) {
-        let before = self.present;
-        if present != before {
+        if present != self.present {
+            self.expected = is_between(self.present, present, self.desired);
             self.present = present;
             self.steady_since = now;
-            if !is_between(before, present, self.desired) {
-                self.take(present);
-            }
-        } else if present != self.current && !self.changing() && now.saturating_sub(self.steady_since) >= SETTLE {
+        }
+        let done = !self.expected || !self.changing();
+        let patience = if self.expected { SETTLE } else { CONFIRM };
+        if present != self.current && done && now.saturating_sub(self.steady_since) >= patience {
             self.take(present);
         }
     }
@@ -88,15 +99,18 @@ mod tests {
 
     #[test]
     fn the_number_is_what_was_set_until_the_endpoints_say_otherwise() {
-        let cases: [(&str, &[Step], (u32, u32)); 10] = [
+        let cases: [(&str, &[Step], (u32, u32)); 13] = [
             ("at first, the endpoints", &[], (2, 2)),
-            ("somebody adds one", &[Seen(3)], (3, 3)),
-            ("somebody removes one", &[Seen(1)], (1, 1)),
+            ("somebody adds one", &[Seen(3), Wait(5), Seen(3)], (3, 3)),
+            ("somebody removes one", &[Seen(1), Wait(5), Seen(1)], (1, 1)),
+            ("not believed yet", &[Seen(0), Wait(4), Seen(0)], (2, 2)),
+            ("a file that is being written", &[Seen(0), Wait(1), Seen(2), Wait(90), Seen(2)], (2, 2)),
             ("wanted, not set", &[Want(4)], (2, 4)),
             ("set, nothing seen yet", &[Want(4), Set(4), Wait(59), Seen(2)], (4, 4)),
             ("set, on its way", &[Want(4), Set(4), Seen(3)], (4, 4)),
             ("seen before the command ends", &[Want(4), Seen(3), Seen(4), Set(4)], (4, 4)),
-            ("set, then one dies", &[Want(4), Set(4), Seen(4), Seen(3)], (3, 3)),
+            ("set, then one dies", &[Want(4), Set(4), Seen(4), Seen(3), Wait(5), Seen(3)], (3, 3)),
+            ("changed by hand while the command fails", &[Want(4), Seen(1), Wait(5), Seen(1)], (1, 1)),
             ("set, but it stops half way", &[Want(4), Set(4), Seen(3), Wait(60), Seen(3)], (3, 3)),
             ("not set: the command is tried again", &[Want(4), Wait(600), Seen(2)], (2, 4)),
         ];

@@ -275,7 +275,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let fallback = ["/bin/sh", "-c", &script(folder.path()), "sh"].map(str::to_owned).to_vec();
         let mut scaler = Scaler::new(Some(fallback), TIME_LIMIT);
-        ended(&mut scaler, clock(1), &sample(1, 0, 0), &policy(None)).await;
+        scaler.tick(clock(1), &[sample(1, 0, 0)], &[policy(None)]);
+        ended(&mut scaler, clock(6), &sample(6, 0, 0), &policy(None)).await;
         assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 0 1\n");
     }
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
         BPF_FIB_LKUP_RET_UNREACHABLE,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
 };
 use aya_log_ebpf::info;
 use lb_common::{
@@ -33,9 +33,16 @@ pub(crate) struct Kernel<'a, C> {
     pub(crate) ctx: &'a C,
     /// The interface the packet came by.
     pub(crate) interface: u32,
+    /// Where the program is attached.
+    pub(crate) hook: Hook,
 }
 
 impl<C: EbpfContext> Env for Kernel<'_, C> {
+    #[inline(always)]
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
     #[inline(always)]
     fn now(&self) -> u32 {
         if maps::test_clock() != 0 {
@@ -136,12 +143,12 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn route(&self, hook: Hook, scratch: &mut Scratch, bytes: u32) -> Route {
+    fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // A tag that is still in the packet would travel on with it.
         if scratch.packet.l3 != 14 {
             return Route::Defer;
         }
-        let xdp = hook == Hook::Xdp;
+        let xdp = self.hook == Hook::Xdp;
         ask(scratch, self.interface, bytes);
         let fib = &mut scratch.fib;
         // SAFETY: `fib` has the layout and the size the helper expects, `ctx` is this program's.
@@ -171,11 +178,23 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {
+        // SAFETY: the callback has the signature the helper calls, and `attempt` outlives the loop.
+        unsafe { bpf_loop(times, once::<F> as *mut _, (&raw mut attempt).cast(), 0) };
+    }
+
+    #[inline(always)]
     fn trace(&self, event: Event, scratch: &Scratch) {
         if maps::log() != 0 && self.random() % LOG_SAMPLE == 0 {
             log(self.ctx, event, &scratch.packet);
         }
     }
+}
+
+extern "C" fn once<F: FnMut() -> bool>(_index: u32, attempt: *mut core::ffi::c_void) -> i64 {
+    // SAFETY: the helper passes on the pointer that `repeat` gave it.
+    let attempt = unsafe { &mut *attempt.cast::<F>() };
+    attempt() as i64
 }
 
 impl<C> Kernel<'_, C> {

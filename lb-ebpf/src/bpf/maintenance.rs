@@ -1,10 +1,12 @@
 //! Programs that the agent runs itself, through BPF_PROG_TEST_RUN: only programs write flows and counts, so nothing stays locked
 //! or half-written when the agent is killed.
 
-use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::generated::bpf_loop, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext, bindings::__sk_buff, helpers::generated::bpf_loop, macros::classifier, programs::TcContext,
+};
 use lb_common::abi::{RepairRequest, SWEEP_BATCH, SweepRequest, SweepResult};
 use lb_ebpf::{
-    env::Env,
+    env::{Env, Hook},
     flow::{self, Count},
     sweep,
 };
@@ -16,6 +18,12 @@ struct Run {
     first: u32,
     now: u32,
     ctx: *mut core::ffi::c_void,
+}
+
+/// Maintenance happens at no interface.
+#[inline(always)]
+fn env(ctx: &TcContext) -> Kernel<'_, TcContext> {
+    Kernel { ctx, interface: 0, hook: Hook::Ingress }
 }
 
 /// Reads what the agent has put behind the packet's Ethernet header.
@@ -36,12 +44,10 @@ fn request<T: Copy>(ctx: &TcContext) -> Option<T> {
 #[classifier]
 pub(crate) fn weir_sweep(ctx: TcContext) -> i32 {
     let Some(SweepRequest { first, count }) = request(&ctx) else { return -1 };
-    let now = Kernel { ctx: &ctx, interface: 0 }.now();
+    let now = env(&ctx).now();
     let mut run = Run { first, now, ctx: ctx.as_ptr() };
     // SAFETY: the callback has the signature the helper calls, and `run` outlives the loop.
-    unsafe {
-        bpf_loop(count.min(SWEEP_BATCH), one_bucket as *mut _, (&raw mut run).cast(), 0) as i32
-    }
+    unsafe { bpf_loop(count.min(SWEEP_BATCH), one_bucket as *mut _, (&raw mut run).cast(), 0) as i32 }
 }
 
 #[inline(never)]
@@ -49,7 +55,7 @@ extern "C" fn one_bucket(index: u32, run: *mut core::ffi::c_void) -> i64 {
     // SAFETY: the helper passes on the pointer to `Run` that it was given.
     let run = unsafe { &*run.cast::<Run>() };
     let ctx = TcContext::new(run.ctx.cast());
-    let env = Kernel { ctx: &ctx, interface: 0 };
+    let env = env(&ctx);
     let Some(result) = SWEEP.get_ptr_mut(0) else { return 1 };
     // SAFETY: the agent runs one sweep at a time.
     sweep::bucket(&env, run.first.wrapping_add(index), run.now, unsafe { &mut *result.cast::<SweepResult>() });
@@ -59,7 +65,7 @@ extern "C" fn one_bucket(index: u32, run: *mut core::ffi::c_void) -> i64 {
 #[classifier]
 pub(crate) fn weir_repair(ctx: TcContext) -> i32 {
     let Some(RepairRequest { backend, active, pending, .. }) = request(&ctx) else { return -1 };
-    let Some(load) = Kernel { ctx: &ctx, interface: 0 }.load(backend) else { return -1 };
+    let Some(load) = env(&ctx).load(backend) else { return -1 };
     flow::add(load, Count::Active, active as u64);
     flow::add(load, Count::Pending, pending as u64);
     0

@@ -1,7 +1,7 @@
 //! The only code that knows it is BPF: maps, the kernel's side of [`lb_ebpf::env::Env`], and a program per hook.
 
 mod env;
-mod maps;
 mod maintenance;
+mod maps;
 mod tc;
 mod xdp;

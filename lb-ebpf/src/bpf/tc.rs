@@ -1,6 +1,6 @@
 //! tc: ingress of every interface, egress of uplinks.
 
-use core::ptr::read_volatile;
+use core::{hint::black_box, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext,
@@ -35,6 +35,8 @@ struct Buffer(*mut __sk_buff);
 impl Packet for Buffer {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        // What the compiler knows of the offset, and would leave the comparison out for, the verifier does not.
+        let offset = black_box(offset);
         if offset > MAX_OFFSET {
             return None;
         }
@@ -53,9 +55,8 @@ impl Packet for Buffer {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
         // SAFETY: the helper checks the offset; `value` is `size_of::<T>()` readable bytes.
-        let result = unsafe {
-            bpf_skb_store_bytes(self.0, offset, (&raw const value).cast(), size_of::<T>() as u32, 0)
-        };
+        let result =
+            unsafe { bpf_skb_store_bytes(self.0, offset, (&raw const value).cast(), size_of::<T>() as u32, 0) };
         (result == 0).then_some(())
     }
 
@@ -96,19 +97,19 @@ impl Packet for Buffer {
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = ctx.as_ptr().cast::<__sk_buff>();
     // SAFETY: `skb` is the program's context.
-    let env = Kernel { ctx, interface: unsafe { (*skb).ifindex } };
+    let env = Kernel { ctx, interface: unsafe { (*skb).ifindex }, hook };
     let mut packet = Buffer(skb);
     let mut verdict = Verdict::TRUNCATED;
     for _ in 0..2 {
-        verdict = pipeline::run(&mut packet, &env, hook);
-        if verdict.action as u32 != Action::Truncated as u32 || !pull(skb) {
+        verdict = pipeline::run(&mut packet, &env);
+        if verdict.action() as u32 != Action::Truncated as u32 || !pull(skb) {
             break;
         }
     }
-    match verdict.action {
+    match verdict.action() {
         Action::Pass | Action::Truncated | Action::Stack => NEXT,
-        Action::Interface => redirect(&env, skb, verdict.value),
-        Action::Drop => drop_packet(verdict.value),
+        Action::Interface => redirect(&env, skb, verdict.value()),
+        Action::Drop => drop_packet(verdict.value()),
         Action::TooBig => drop_packet(DropReason::TooBig as u32),
         Action::TimeExceeded => drop_packet(DropReason::TtlExceeded as u32),
     }

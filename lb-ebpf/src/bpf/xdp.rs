@@ -1,6 +1,6 @@
 //! XDP at uplinks: finishes what goes from wire to wire; tc beside it does the rest.
 
-use core::ptr::read_volatile;
+use core::{hint::black_box, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext,
@@ -25,6 +25,8 @@ struct Buffer(*mut xdp_md);
 impl Buffer {
     #[inline(always)]
     fn at<T: Plain>(&self, offset: u32) -> Option<*mut T> {
+        // What the compiler knows of the offset, and would leave the comparison out for, the verifier does not.
+        let offset = black_box(offset);
         if offset > MAX_OFFSET {
             return None;
         }
@@ -82,13 +84,13 @@ impl Packet for Buffer {
 pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
     let md = ctx.as_ptr().cast::<xdp_md>();
     // SAFETY: `md` is the program's context.
-    let env = Kernel { ctx: &ctx, interface: unsafe { (*md).ingress_ifindex } };
+    let env = Kernel { ctx: &ctx, interface: unsafe { (*md).ingress_ifindex }, hook: Hook::Xdp };
     let mut packet = Buffer(md);
-    let verdict = pipeline::run(&mut packet, &env, Hook::Xdp);
-    match verdict.action {
-        Action::Interface => send(&env, &mut packet, verdict.value),
+    let verdict = pipeline::run(&mut packet, &env);
+    match verdict.action() {
+        Action::Interface => send(&env, &mut packet, verdict.value()),
         Action::Drop => {
-            count_drop(verdict.value);
+            count_drop(verdict.value());
             xdp_action::XDP_DROP
         }
         // What has to be answered with an error, or read further than the first buffer, tc does.

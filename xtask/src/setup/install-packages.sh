@@ -4,18 +4,18 @@ export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l
 
 policy=/usr/sbin/policy-rc.d
 mark='written by cargo xtask setup: no service starts while packages are installed'
-saved=
+saved="$policy.before-weir"
 
 restore() {
     if [ -f "$policy" ] && grep -qF "$mark" "$policy"; then rm -f "$policy"; fi
-    if [ -n "$saved" ] && [ -e "$saved" ]; then mv -f "$saved" "$policy"; fi
+    # Also one that a killed run left.
+    if [ -e "$saved" ]; then mv -f "$saved" "$policy"; fi
 }
 trap restore EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 if [ -e "$policy" ] && ! grep -qF "$mark" "$policy"; then
-    saved="$policy.before-weir"
     mv "$policy" "$saved"
 fi
 printf '#!/bin/sh\n# %s\nexit 101\n' "$mark" >"$policy"

@@ -30,6 +30,9 @@ pub(crate) struct Tool {
 /// The programs, beside the compiler and bpf-linker, that are looked for.
 pub(crate) const TOOLS: &[Tool] = &[
     tool("ip", "-V", &["iproute2"], &[Test, Demo, Bench]),
+    tool("tc", "-V", &["iproute2"], &[Test, Demo, Bench]),
+    tool("setpriv", "--version", &["util-linux"], &[Test]),
+    tool("unshare", "--version", &["util-linux"], &[Test]),
     tool("nsenter", "--version", &["util-linux"], &[Test, Demo, Bench]),
     tool("ethtool", "--version", &["ethtool"], &[Test, Demo, Bench]),
     tool("nginx", "-v", &["nginx-light"], &[Test, Demo, Bench]),

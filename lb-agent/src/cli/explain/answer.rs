@@ -33,6 +33,8 @@ pub struct Answer {
     backend: Option<String>,
     /// What happens to the packet; null without a backend.
     path: Option<String>,
+    /// Where packets meet our programs; empty: nowhere.
+    hooks: Vec<String>,
     candidates: Vec<Candidate>,
 }
 
@@ -54,7 +56,7 @@ struct Candidate {
 
 impl Answer {
     /// The answer to a question.
-    pub fn new(question: &Question, view: &View, frontend: &Frontend, decision: &Decision) -> Self {
+    pub fn new(question: &Question, view: &View, frontend: &Frontend, decision: &Decision, hooks: Vec<String>) -> Self {
         let label = labels::service(&view.tables, frontend.service);
         let backend = decision.backend.and_then(|index| view.tables.backends.get(&index));
         Self {
@@ -70,6 +72,7 @@ impl Answer {
             reason: decision.reason.clone(),
             backend: backend.map(|backend| backend.key().to_string()),
             path: backend.map(|backend| path(backend, decision.source_port)),
+            hooks,
             candidates: candidates(view, frontend),
         }
     }
@@ -86,6 +89,10 @@ impl Answer {
         let mut text = String::new();
         let service = format!("{}/{} ({})", self.namespace, self.service, self.algorithm);
         let backend = self.backend.as_deref().unwrap_or("not certain: see the probabilities");
+        let hooks = match self.hooks.join(", ") {
+            none if none.is_empty() => "nowhere: no program is attached".to_owned(),
+            places => places,
+        };
         for (name, value) in [
             ("Frontend", self.frontend.as_str()),
             ("Service", &service),
@@ -94,6 +101,7 @@ impl Answer {
             ("Rule", self.rule),
             ("Why", &self.reason),
             ("Path", self.path.as_deref().unwrap_or("-")),
+            ("Met at", &hooks),
         ] {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{:<11}{value}", format!("{name}:"));
@@ -177,7 +185,7 @@ mod tests {
         let question = Question { frontend: sample::key("10.0.0.1:80"), client: parse::client(client).unwrap() };
         let frontend = decide::frontend(&question, view).unwrap();
         let decision = decide::decide(&question, view, &frontend, &Knowledge::default());
-        Answer::new(&question, view, &frontend, &decision)
+        Answer::new(&question, view, &frontend, &decision, vec!["tcx-ingress of eth1".into()])
     }
 
     #[test]
@@ -196,6 +204,7 @@ Backend:   10.1.0.2:8080/TCP
 Rule:      algorithm
 Why:       ip-hash: the client's address leads to slot {slot} of 5
 Path:      full NAT: the backend is elsewhere and sees 10.9.0.1 and a port of ours
+Met at:    tcx-ingress of eth1
 
 BACKEND             PROBABILITY   STATE   EFFECTIVE   ACTIVE   PENDING   REMOTE   LOAD/WEIGHT
 10.1.0.2:8080/TCP   100.00%       ready   50          2        0         2        0.1000

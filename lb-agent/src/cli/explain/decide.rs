@@ -177,13 +177,20 @@ fn by_algorithm(question: &Question, view: &View, frontend: &Frontend, known: &K
             }
             None => (None, "the turn decides, and the cursor cannot be read".into()),
         },
-        Some(Algorithm::LeastConnections) => {
-            (None, "two choices by weight, the lower (active + pending + remote + 1) / weight wins".into())
-        }
-        Some(Algorithm::Random) => (None, "a choice by weight".into()),
+        Some(Algorithm::LeastConnections) => (
+            only(view, frontend),
+            "two choices by weight, the lower (active + pending + remote + 1) / weight wins".into(),
+        ),
+        Some(Algorithm::Random) => (only(view, frontend), "a choice by weight".into()),
         None => (None, format!("algorithm {} is not known to this version", frontend.algorithm)),
     };
     Decision { rule: Rule::Algorithm, backend, source_port: None, reason }
+}
+
+/// The backend that chance cannot miss, if there is one.
+fn only(view: &View, frontend: &Frontend) -> Option<u32> {
+    let odds = odds::of(view, frontend);
+    odds.first_key_value().filter(|_| odds.len() == 1).map(|(index, _)| *index)
 }
 
 #[cfg(test)]

@@ -78,6 +78,16 @@ fn chance_names_no_backend() {
 }
 
 #[test]
+fn chance_cannot_miss_the_only_backend() {
+    for algorithm in [Algorithm::Random, Algorithm::LeastConnections] {
+        let mut view = with_algorithm("10.0.0.1:80", algorithm);
+        view.tables.slots.insert(0, vec![u64::from(u32::MAX) << 32 | 1, 1]);
+        let decision = answer(&question("10.0.0.1:80", "192.0.2.7:1"), &view, &Knowledge::default());
+        assert_eq!(decision.backend, Some(1), "{algorithm:?}");
+    }
+}
+
+#[test]
 fn a_flow_comes_first_even_to_a_backend_that_is_gone() {
     let view = sample::view();
     let known =

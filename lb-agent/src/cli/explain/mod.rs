@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod decide;
 pub mod odds;
+pub mod policy;
 
 use lb_common::{AffinityKey, Frontend, SocketKey};
 
@@ -66,13 +67,14 @@ pub enum Via {
     Socket,
 }
 
-/// The answer for a connection.
+/// The answer for a connection; `hooks` are the places where programs of ours are attached.
 pub fn connection(
     frontend: SocketKey,
     client: Client,
     via: Via,
     source: &impl Inspect,
     maps: &MapFolder,
+    hooks: Vec<String>,
 ) -> Result<Answer, Error> {
     if via == Via::Socket {
         return Err(Error::NoSocketHooks);
@@ -82,7 +84,7 @@ pub fn connection(
     let frontend = decide::frontend(&question, &view)?;
     let known = knowledge(&question, &frontend, source, maps)?;
     let decision = decide::decide(&question, &view, &frontend, &known);
-    Ok(Answer::new(&question, &view, &frontend, &decision))
+    Ok(Answer::new(&question, &view, &frontend, &decision, hooks))
 }
 
 fn knowledge(

@@ -1,10 +1,10 @@
 //! `weir get backends`: one item per service port and backend, counters summed over the service port's frontends.
 
-use lb_common::{BackendState, Protocol};
+use lb_common::{Backend, BackendState, Protocol, SocketKey};
 use serde::Serialize;
 
 use crate::cli::{
-    labels,
+    labels::{self, ServiceLabel},
     output::{Cell, Table, Tone},
     view::{self, View},
 };
@@ -65,20 +65,21 @@ pub struct BackendItem {
 
 /// The items of a view, of one namespace or of all.
 pub fn items(view: &View, namespace: Option<&str>) -> Vec<BackendItem> {
-    let mut backends: Vec<_> = view
-        .backends()
-        .map(|(index, backend)| (index, backend, labels::service(&view.tables, backend.service)))
-        .collect();
+    let labelled =
+        |(index, backend): (u32, &'_ Backend)| (index, *backend, labels::service(&view.tables, backend.service));
+    let mut backends: Vec<(u32, Backend, ServiceLabel)> = view.backends().map(labelled).collect();
     backends.retain(|(_, _, label)| namespace.is_none_or(|wanted| label.namespace == wanted));
     backends.sort_by_cached_key(|(index, backend, label)| {
         (label.clone(), backend.protocol, backend.key().socket(), *index)
     });
-    backends.into_iter().map(|(index, backend, label)| item(view, index, backend, label)).collect()
+    let frontends = view.frontends();
+    let of = |service| frontends.get(&service).map_or(&[][..], Vec::as_slice);
+    backends.into_iter().map(|(index, b, label)| item(view, index, &b, label, of(b.service))).collect()
 }
 
-fn item(view: &View, index: u32, backend: &lb_common::Backend, label: labels::ServiceLabel) -> BackendItem {
+fn item(view: &View, index: u32, backend: &Backend, label: ServiceLabel, frontends: &[SocketKey]) -> BackendItem {
     let counters = view.counters(index);
-    let frontends: Vec<String> = view.frontends(backend.service).iter().map(ToString::to_string).collect();
+    let frontends: Vec<String> = frontends.iter().map(ToString::to_string).collect();
     BackendItem {
         namespace: label.namespace,
         service: label.name,

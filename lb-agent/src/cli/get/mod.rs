@@ -2,6 +2,7 @@
 //!
 //! With `--watch` the whole list is written again every two seconds, on a terminal in place of the last one, until Ctrl-C.
 
+pub mod agents;
 pub mod backends;
 pub mod flows;
 pub mod services;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::{
     Error, Screen,
     output::{self, Cell, List, ListFormat, Table},
+    screen,
     view::View,
 };
 use crate::dataplane::Inspect;
@@ -56,11 +58,15 @@ pub enum Resource {
     Nodes,
 }
 
-/// A list in the wanted form. An empty table is an empty text.
-pub fn from_maps(args: &GetArgs, source: &impl Inspect, now: u32, colour: bool) -> Result<String, Error> {
-    let namespace = args.namespace.as_deref();
-    let form = Form { output: args.output, colour };
-    match args.resource {
+/// A list that is read from the maps, in the wanted form.
+pub fn from_maps(
+    resource: Resource,
+    namespace: Option<&str>,
+    form: Form,
+    source: &impl Inspect,
+    now: u32,
+) -> Result<String, Error> {
+    match resource {
         Resource::Services => {
             form.render("ServiceList", &services::items(&View::read(source)?, namespace), services::table)
         }
@@ -81,7 +87,7 @@ pub struct Form {
 }
 
 impl Form {
-    /// The text of a list.
+    /// The text of a list; of an empty table none.
     pub fn render<T: Serialize>(
         self,
         kind: &str,
@@ -110,7 +116,7 @@ pub fn show(
             screen.clear()?;
         }
         if text.is_empty() {
-            screen.note(&format!("No {} found.", name(args.resource)));
+            screen::note(&format!("No {} found.", name(args.resource)));
         }
         screen.print(&text)?;
         if !args.watch {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{Algorithm, BackendState, Frontend, Protocol, SocketKey, service::FRONTEND_AFFINITY};
+use lb_common::{Algorithm, BackendState, Protocol, SocketKey, service::FRONTEND_AFFINITY};
 use serde::Serialize;
 
 use crate::cli::{
@@ -64,10 +64,16 @@ pub struct ServiceItem {
 
 /// The items of a view, of one namespace or of all.
 pub fn items(view: &View, namespace: Option<&str>) -> Vec<ServiceItem> {
-    let first: BTreeMap<u32, (&SocketKey, &Frontend)> =
-        view.tables.frontends.iter().rev().map(|(key, frontend)| (frontend.service, (key, frontend))).collect();
-    let mut items: Vec<ServiceItem> =
-        first.into_iter().map(|(service, (key, frontend))| item(view, service, key, frontend)).collect();
+    let frontends = view.frontends().into_iter();
+    let mut items: BTreeMap<u32, ServiceItem> =
+        frontends.filter_map(|(service, keys)| Some((service, empty(view, service, &keys)?))).collect();
+    for (index, backend) in view.backends() {
+        let Some(item) = items.get_mut(&backend.service) else { continue };
+        item.backends.ready += usize::from(backend.state == BackendState::Ready as u8);
+        item.backends.total += usize::from(backend.state != BackendState::Removed as u8);
+        add(item, &view.counters(index));
+    }
+    let mut items: Vec<ServiceItem> = items.into_values().collect();
     items.retain(|item| namespace.is_none_or(|wanted| item.namespace == wanted));
     items.sort_by(|a, b| {
         (&a.namespace, &a.service, a.port, a.protocol).cmp(&(&b.namespace, &b.service, b.port, b.protocol))
@@ -75,10 +81,13 @@ pub fn items(view: &View, namespace: Option<&str>) -> Vec<ServiceItem> {
     items
 }
 
-fn item(view: &View, service: u32, key: &SocketKey, frontend: &Frontend) -> ServiceItem {
+/// The item of a service without backends; all its frontends have the same algorithm and affinity.
+fn empty(view: &View, service: u32, keys: &[SocketKey]) -> Option<ServiceItem> {
+    let key = keys.first()?;
+    let frontend = view.tables.frontends.get(key)?;
     let label = labels::service(&view.tables, service);
-    let frontends: Vec<String> = view.frontends(service).iter().map(ToString::to_string).collect();
-    let mut item = ServiceItem {
+    let frontends: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    Some(ServiceItem {
         namespace: label.namespace,
         service: label.name,
         port: label.port,
@@ -97,13 +106,7 @@ fn item(view: &View, service: u32, key: &SocketKey, frontend: &Frontend) -> Serv
         packets_out: 0,
         bytes_in: 0,
         bytes_out: 0,
-    };
-    for (index, backend) in view.backends().filter(|(_, backend)| backend.service == service) {
-        item.backends.ready += usize::from(backend.state == BackendState::Ready as u8);
-        item.backends.total += usize::from(backend.state != BackendState::Removed as u8);
-        add(&mut item, &view.counters(index));
-    }
-    item
+    })
 }
 
 fn add(item: &mut ServiceItem, counters: &crate::dataplane::Counters) {

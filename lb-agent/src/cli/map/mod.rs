@@ -1,10 +1,11 @@
 //! `weir map`: the pinned maps themselves, element by element.
 
 pub mod element;
+pub mod list;
 pub mod read;
 
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Frontend, Settings, SocketKey, Traffic, Vip,
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Settings, SocketKey, Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
     names::{Name, NameKey, map},
@@ -68,9 +69,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::CURSORS => array(&maps.array::<u64>(name)?, |index, cursor| element::cursor(index, *cursor)),
         map::FLOWS | map::REPLIES => buckets(&maps.array::<Bucket>(name)?),
         map::TRAFFIC => traffic(&maps.per_cpu::<Traffic>(name)?),
-        map::DROPS => {
-            maps.per_cpu::<u64>(name)?.iter().enumerate().map(|(i, cpus)| element::drops(i as u32, cpus)).collect()
-        }
+        map::DROPS => drops(&maps.per_cpu::<u64>(name)?),
         map::SETTINGS => maps.array::<Settings>(name)?.iter().map(element::settings).collect(),
         map::SWEEP => maps.array::<SweepResult>(name)?.iter().map(element::sweep).collect(),
         map::CLOCK => maps.array::<u32>(name)?.iter().map(|seconds| element::clock(*seconds)).collect(),
@@ -94,6 +93,13 @@ fn array<V: Default + PartialEq>(elements: &[V], show: impl Fn(u32, &V) -> Eleme
 fn traffic(elements: &[Vec<Traffic>]) -> Vec<Element> {
     let used = elements.iter().enumerate().filter(|(_, cpus)| cpus.iter().any(|cpu| *cpu != Traffic::default()));
     used.map(|(index, cpus)| element::traffic(index as u32, cpus)).collect()
+}
+
+/// Every reason there is, and whatever else was counted.
+fn drops(elements: &[Vec<u64>]) -> Vec<Element> {
+    let known = |index: usize, cpus: &[u64]| index < DropReason::ALL.len() || cpus.iter().any(|count| *count > 0);
+    let shown = elements.iter().enumerate().filter(|(index, cpus)| known(*index, cpus));
+    shown.map(|(index, cpus)| element::drops(index as u32, cpus)).collect()
 }
 
 fn buckets(buckets: &[Bucket]) -> Vec<Element> {
@@ -177,6 +183,14 @@ INDEX   ACTIVE   PENDING   CONNECTIONS   RESETS   REMOTE   CLOSED
         assert_eq!(value["items"][0]["index"], 1);
         assert_eq!(value["items"][0]["bytesIn"], 10);
         assert_eq!(value["items"][0]["perCpu"][1]["bytesIn"], 5);
+    }
+
+    #[test]
+    fn drop_reasons_show_even_at_0_and_unknown_ones_if_counted() {
+        let mut counts = vec![vec![0, 0]; DropReason::ALL.len() + 3];
+        assert_eq!(drops(&counts).len(), DropReason::ALL.len());
+        counts[DropReason::ALL.len() + 1] = vec![0, 2];
+        assert_eq!(drops(&counts).last().map(|element| element.fields[0].1.clone()), Some("?".into()));
     }
 
     #[test]

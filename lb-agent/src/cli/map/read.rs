@@ -11,9 +11,12 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use lb_common::{ABI_VERSION, AffinityKey, AffinityValue, names};
+use lb_common::{AffinityKey, AffinityValue, names};
 
-use crate::{cli::Error, dataplane};
+use crate::{
+    cli::Error,
+    dataplane::{self, pins},
+};
 
 /// The folder of pinned maps.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub struct MapFolder(PathBuf);
 impl MapFolder {
     /// The maps of this version under a pin path.
     pub fn new(pin_path: &Path) -> Self {
-        Self(pin_path.join(ABI_VERSION.to_string()))
+        Self(pins::map_folder(pin_path))
     }
 
     /// A hash map. What is changed meanwhile may be missing, nothing comes twice.

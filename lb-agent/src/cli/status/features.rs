@@ -1,7 +1,7 @@
 //! What this kernel can do of what Weir asks of one. Each feature says how that was found out; what cannot be found out (mostly for
 //! want of a privilege) is unknown, not absent.
 
-use std::{io, path::Path};
+use std::io;
 
 use aya::{
     programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
@@ -38,7 +38,6 @@ pub fn probe() -> Vec<Feature> {
         program("XDP programs", ProgramType::Xdp, false, "the packet path on physical interfaces"),
         xdp_link(&release()),
         program("cgroup socket programs", ProgramType::CgroupSockAddr, false, "nothing in this version"),
-        jit(),
     ]
 }
 
@@ -64,15 +63,6 @@ fn xdp_link(release: &str) -> Feature {
     let supported = version(release).map(|version| version >= (5, 9));
     let purpose = "XDP that outlives the agent";
     Feature { name: "XDP links", supported, required: false, purpose, how: "the kernel's version, 5.9 or newer".into() }
-}
-
-fn jit() -> Feature {
-    let path = Path::new("/proc/sys/net/core/bpf_jit_enable");
-    let (supported, how) = match std::fs::read_to_string(path) {
-        Ok(text) => (Some(text.trim() != "0"), path.display().to_string()),
-        Err(error) => (None, format!("{}: {error}", path.display())),
-    };
-    Feature { name: "BPF JIT", supported, required: false, purpose: "programs in machine code", how }
 }
 
 /// Major and minor number of a release.

@@ -7,11 +7,9 @@ use serde::Serialize;
 use super::features::Feature;
 use crate::cli::{
     Error,
+    map::list::{self, MapItem, NEARLY_FULL},
     output::{self, Cell, Format, Table, Tone},
 };
-
-/// Above this share a map is nearly full.
-const NEARLY_FULL: f64 = 0.9;
 
 /// Everything `weir status` found out.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -47,6 +45,8 @@ pub struct AgentFacts {
     pub running: bool,
     /// Its process, where it can be seen.
     pub pid: Option<u32>,
+    /// Seconds since it last put a change into the kernel; null before the first, or without an answer.
+    pub sync_age_seconds: Option<f64>,
     /// What it says of itself; null if it does not answer.
     pub report: Option<serde_json::Value>,
 }
@@ -59,40 +59,10 @@ pub struct HookItem {
     pub interface: String,
     /// Such as `tcx-ingress`.
     pub hook: String,
-    /// Such as `native`.
-    pub mode: String,
     /// The program's name.
     pub program: String,
     /// The program's id.
     pub program_id: u32,
-}
-
-/// A pinned map.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MapItem {
-    /// Its name.
-    pub name: String,
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Bytes of a key.
-    pub key_size: u32,
-    /// Bytes of a value.
-    pub value_size: u32,
-    /// Its room.
-    pub max_entries: u64,
-    /// What is in it; null where elements are not counted.
-    pub entries: Option<u64>,
-    /// Kernel memory.
-    pub bytes: u64,
-}
-
-impl MapItem {
-    /// The share of its room that is taken.
-    fn fill(&self) -> Option<f64> {
-        self.entries.filter(|_| self.max_entries > 0).map(|entries| entries as f64 / self.max_entries as f64)
-    }
 }
 
 /// Facts and what is wrong with them.
@@ -148,8 +118,13 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{:<10}{value}", format!("{name}:"));
         }
-        let tables =
-            [features(&facts.features), hooks(&facts.hooks), maps(&facts.maps), drops(&facts.drops), self.verdict()];
+        let tables = [
+            features(&facts.features),
+            hooks(&facts.hooks),
+            list::table(&facts.maps),
+            drops(&facts.drops),
+            self.verdict(),
+        ];
         for table in tables.iter().filter(|table| !table.rows.is_empty()) {
             text.push('\n');
             text.push_str(&table.render(colour));
@@ -174,7 +149,7 @@ fn problems(facts: &Facts) -> Vec<String> {
     if !facts.agent.running {
         problems.push("no agent running: nothing is updated; start `weir run`".into());
     } else if facts.agent.report.is_none() {
-        problems.push("the agent holds the pin path but does not answer".into());
+        problems.push("the agent holds the pin path but does not answer: restart it".into());
     }
     problems.extend(agent_problems(&facts.agent));
     if facts.hooks.is_empty() && !facts.maps.is_empty() {
@@ -198,9 +173,8 @@ fn agent_line(agent: &AgentFacts) -> String {
         return "no agent running".into();
     }
     let mut line = agent.pid.map_or_else(|| "running".to_owned(), |pid| format!("running (process {pid})"));
-    let age = agent.report.as_ref().and_then(|report| report.get("syncAgeSeconds")).and_then(serde_json::Value::as_f64);
-    if let Some(age) = age {
-        line.push_str(&format!(", last sync {age:.1}s ago"));
+    if let Some(age) = agent.sync_age_seconds {
+        line.push_str(&format!(", last sync {age:.0}s ago"));
     }
     line
 }
@@ -223,40 +197,15 @@ fn features(features: &[Feature]) -> Table {
 }
 
 fn hooks(hooks: &[HookItem]) -> Table {
-    let mut table = Table::new(&["INTERFACE", "HOOK", "MODE", "PROGRAM", "ID"]);
+    let mut table = Table::new(&["INTERFACE", "HOOK", "PROGRAM", "ID"]);
     let row = |hook: &HookItem| {
-        let mut cells: Vec<Cell> = [&hook.interface, &hook.hook, &hook.mode, &hook.program]
-            .into_iter()
-            .map(|text| Cell::or_dash(text))
-            .collect();
+        let mut cells: Vec<Cell> =
+            [&hook.interface, &hook.hook, &hook.program].into_iter().map(|text| Cell::or_dash(text)).collect();
         cells.push(u64::from(hook.program_id).into());
         cells
     };
     table.rows = hooks.iter().map(row).collect();
     table
-}
-
-/// The table of `weir map list` and of `weir status`.
-pub fn maps(maps: &[MapItem]) -> Table {
-    let mut table = Table::new(&["MAP", "TYPE", "KEY", "VALUE", "MAX", "ENTRIES", "FILL", "BYTES"]);
-    let row = |map: &MapItem| {
-        vec![
-            map.name.as_str().into(),
-            map.kind.as_str().into(),
-            u64::from(map.key_size).into(),
-            u64::from(map.value_size).into(),
-            map.max_entries.into(),
-            map.entries.map_or_else(|| "-".into(), Cell::from),
-            map.fill().map_or_else(|| "-".into(), fill_cell),
-            map.bytes.into(),
-        ]
-    };
-    table.rows = maps.iter().map(row).collect();
-    table
-}
-
-fn fill_cell(fill: f64) -> Cell {
-    Cell::toned(format!("{:.1}%", fill * 100.0), if fill >= NEARLY_FULL { Tone::Bad } else { Tone::Plain })
 }
 
 fn drops(drops: &BTreeMap<&'static str, u64>) -> Table {

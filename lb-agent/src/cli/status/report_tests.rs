@@ -4,16 +4,10 @@ use serde_json::json;
 
 use super::*;
 
-fn map(name: &str, entries: Option<u64>, max_entries: u64) -> MapItem {
-    MapItem {
-        name: name.into(),
-        kind: "hash".into(),
-        key_size: 20,
-        value_size: 24,
-        max_entries,
-        entries,
-        bytes: 1048576,
-    }
+fn map(name: &str, entries: Option<u64>, max_entries: u32) -> MapItem {
+    let room = max_entries.into();
+    let kind = "hash".into();
+    MapItem { name: name.into(), kind, key_size: 20, value_size: 24, max_entries, room, entries, bytes: 1048576 }
 }
 
 fn feature(supported: Option<bool>, required: bool) -> Feature {
@@ -27,11 +21,15 @@ fn good() -> Facts {
         pin_path: "/sys/fs/bpf/weir".into(),
         kernel: "6.18.0".into(),
         features: vec![feature(Some(true), true)],
-        agent: AgentFacts { running: true, pid: Some(42), report: Some(json!({"syncAgeSeconds": 0.25})) },
+        agent: AgentFacts {
+            running: true,
+            pid: Some(42),
+            sync_age_seconds: Some(4.0),
+            report: Some(json!({"name": "n1"})),
+        },
         hooks: vec![HookItem {
             interface: "eth1".into(),
             hook: "tcx-ingress".into(),
-            mode: "tc".into(),
             program: "weir_ingress".into(),
             program_id: 7,
         }],
@@ -49,18 +47,18 @@ fn nothing_wrong_is_healthy() {
 Version:  0.1.0 (map layout 1)
 Kernel:   6.18.0
 Pin path: /sys/fs/bpf/weir
-Agent:    running (process 42), last sync 0.2s ago
+Agent:    running (process 42), last sync 4s ago
 Maps:     2 maps, 2.0 MiB of kernel memory
 
 FEATURE     SUPPORTED   FOR          FOUND BY
 tcx links   yes         attachment   asked
 
-INTERFACE   HOOK          MODE   PROGRAM        ID
-eth1        tcx-ingress   tc     weir_ingress   7
+INTERFACE   HOOK          PROGRAM        ID
+eth1        tcx-ingress   weir_ingress   7
 
-MAP         TYPE   KEY   VALUE   MAX    ENTRIES   FILL    BYTES
-frontends   hash   20    24      100    10        10.0%   1048576
-slots       hash   20    24      1000   -         -       1048576
+MAP         TYPE   KEY   VALUE   ENTRIES   ROOM   FILL    BYTES
+frontends   hash   20    24      10        100    10.0%   1048576
+slots       hash   20    24      -         1000   -       1048576
 
 DROPPED      PACKETS
 no-backend   3
@@ -111,6 +109,6 @@ fn json_is_flat_and_camel_case() {
     assert_eq!(value["mapBytes"], 2097152);
     assert_eq!(value["maps"][0]["type"], "hash");
     assert_eq!(value["hooks"][0]["programId"], 7);
-    assert_eq!(value["agent"]["report"]["syncAgeSeconds"], 0.25);
+    assert_eq!(value["agent"]["syncAgeSeconds"], 4.0);
     assert_eq!(value["drops"]["no-backend"], 3);
 }

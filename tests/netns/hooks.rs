@@ -1,0 +1,46 @@
+//! Another XDP program on the interface is left alone: `auto` goes beside it through tc, `xdp` says who holds the place.
+
+use anyhow::Result;
+use weir_tests::{
+    agent::{Agent, Options},
+    client,
+    foreign::{self, ForeignXdp},
+    process::text,
+    topology::UPLINK,
+};
+
+use crate::lab::{Lab, vip4, vip6};
+
+#[test]
+fn auto_goes_beside_a_foreign_xdp_program() -> Result<()> {
+    let lab = Lab::mixed(1, 1)?;
+    let _foreign = ForeignXdp::attach(&lab.topology.node, UPLINK)?;
+    let agent = lab.start(&lab.web(), Options::datapath("auto"))?;
+    for frontend in [vip4(80), vip6(80)] {
+        lab.client(|| client::ask_times(frontend, 20, client::ask).expect_no_failure())?;
+    }
+    let status = agent.weir(&["status"])?;
+    assert!(text(&status.stdout).contains("tcx"), "{}", text(&status.stdout));
+    Ok(())
+}
+
+#[test]
+fn xdp_is_refused_and_the_holder_is_named() -> Result<()> {
+    for datapath in ["xdp", "xdp-generic"] {
+        let lab = Lab::local(1)?;
+        let foreign = ForeignXdp::attach(&lab.topology.node, UPLINK)?;
+        lab.write(&lab.web())?;
+        let mut agent = Agent::prepare(&lab.topology, &lab.manifests, Options::datapath(datapath))?;
+        let output = agent.run_command()?.output()?;
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(foreign::NAME) && error.contains(UPLINK), "{datapath}: {error}");
+        assert_eq!(agent.pins().contents(), [""; 0], "nothing half-done stays");
+
+        drop(foreign);
+        agent.restart()?;
+        agent.wait_for("it is served once the place is free", |backends| backends.len() == 4)?;
+        assert!(lab.client(|| client::ask(vip4(80))).is_ok());
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! A server that answers, on one port over TCP and UDP, everything that tests ask: who it is, an echo, a download, an upload.
+//!
+//! TCP: the first line says what is wanted: `GET / HTTP/1.1` and headers (answered with the server's name; kept open unless the
+//! client says `Connection: close`), `echo` (then everything comes back), `put` (then bytes to the end; answered with their count
+//! and checksum) or `get N` (N bytes, then the end). UDP: `get N` is answered with N bytes, all else with the name, a space and itself.
+
+use std::{
+    io::{self, BufRead, BufReader, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::{namespace::Namespace, transfer};
+
+/// A running server; dropping it closes its sockets.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    name: String,
+    stop: AtomicBool,
+    accepted: AtomicU64,
+    peers: Mutex<Vec<SocketAddr>>,
+}
+
+impl Server {
+    /// Listens inside a namespace on one port of these addresses.
+    pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
+        let sockets: Vec<_> = namespace
+            .enter(|| addresses.iter().map(|address| bind(SocketAddr::new(*address, port))).collect::<io::Result<_>>())?
+            .with_context(|| format!("listen on port {port} in {}", namespace.name()))?;
+        let shared = Arc::new(Shared { name: name.to_owned(), ..Shared::default() });
+        let mut listeners = Vec::new();
+        for (listener, datagrams) in sockets {
+            listeners.push(listener.try_clone()?);
+            let state = Arc::clone(&shared);
+            thread::spawn(move || accept(&listener, &state));
+            let state = Arc::clone(&shared);
+            thread::spawn(move || answer_datagrams(&datagrams, &state));
+        }
+        Ok(Self { listeners, shared })
+    }
+
+    /// TCP connections accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// The addresses its TCP clients came from, as it saw them.
+    pub fn peers(&self) -> Vec<SocketAddr> {
+        self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for listener in &self.listeners {
+            // Wakes the thread in accept, which then closes the socket.
+            _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let datagrams = UdpSocket::bind(address)?;
+    datagrams.set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok((TcpListener::bind(address)?, datagrams))
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Ok((stream, peer)) = listener.accept() else {
+            continue;
+        };
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        shared.peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+        let shared = Arc::clone(shared);
+        // A client that goes away ends its connection with an error, which is the client's to judge.
+        thread::spawn(move || drop(serve(stream, &shared.name)));
+    }
+}
+
+fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = stream;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
+            ("GET", _) => {
+                if !answer_request(&mut reader, &mut writer, name)? {
+                    return Ok(());
+                }
+            }
+            ("echo", _) => return io::copy(&mut reader, &mut writer).map(drop),
+            ("put", _) => {
+                let got = transfer::receive(&mut reader)?;
+                return writeln!(writer, "{} {}", got.bytes, got.sha256);
+            }
+            ("get", count) => {
+                return transfer::send(&mut writer, count.parse().unwrap_or(0)).map(drop);
+            }
+            _ => return writeln!(writer, "unknown request"),
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Answers one HTTP request and says whether the connection stays open.
+fn answer_request(reader: &mut impl BufRead, writer: &mut TcpStream, name: &str) -> io::Result<bool> {
+    let mut stay = true;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        stay &= !header.trim_end().eq_ignore_ascii_case("connection: close");
+        header.clear();
+    }
+    let connection = if stay { "keep-alive" } else { "close" };
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{name}", name.len());
+    writer.write_all(answer.as_bytes())?;
+    Ok(stay)
+}
+
+fn answer_datagrams(socket: &UdpSocket, shared: &Shared) {
+    let mut buffer = vec![0; 65536];
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
+        let datagram = &buffer[..length];
+        let wanted = std::str::from_utf8(datagram).ok().and_then(|text| text.strip_prefix("get ")?.parse().ok());
+        let answer = match wanted {
+            Some(count) => vec![b'x'; count],
+            None => [shared.name.as_bytes(), b" ", datagram].concat(),
+        };
+        // Too long for the path: the client asks again.
+        drop(socket.send_to(&answer, peer));
+    }
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask lint`: formatting, clippy on the host's crates and on the BPF programs, documentation, and the list of dependencies.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::MetadataCommand;
+use xshell::{Shell, cmd};
+
+use crate::{
+    build, build_ebpf,
+    setup::{self, Purpose},
+    shell, workspace,
+};
+
+/// Where every dependency has one line that says why it is there.
+const LIST: &str = "docs/dependencies.md";
+
+/// Runs all checks, also after one failed, and names those that did.
+pub(crate) fn everything() -> Result<()> {
+    let shell = shell::in_root()?;
+    let checks: [(&str, Check); 5] = [
+        ("formatting (remedy: cargo fmt)", formatting),
+        ("clippy", clippy),
+        ("the BPF programs", bpf_programs),
+        ("documentation", documentation),
+        (LIST, dependencies),
+    ];
+    let failed: Vec<_> = checks.iter().filter_map(|(name, check)| failed(name, check(&shell))).collect();
+    match failed.is_empty() {
+        true => Ok(()),
+        false => bail!("lint: {}", failed.join(", ")),
+    }
+}
+
+type Check = fn(&Shell) -> Result<()>;
+
+fn failed(name: &str, result: Result<()>) -> Option<&str> {
+    let error = result.err()?;
+    eprintln!("{name}: {error:#}");
+    Some(name)
+}
+
+fn formatting(shell: &Shell) -> Result<()> {
+    Ok(cmd!(shell, "cargo fmt --all --check").run()?)
+}
+
+fn clippy(shell: &Shell) -> Result<()> {
+    let features = ["--features", "weir-tests/privileged"];
+    let clippy = cmd!(shell, "cargo clippy --locked --workspace --all-targets {features...} -- -D warnings");
+    Ok(build::with_object(clippy).run()?)
+}
+
+/// Clippy where the chosen compiler has it, else the compiler's own warnings.
+fn bpf_programs(shell: &Shell) -> Result<()> {
+    setup::ensure(Purpose::Ebpf)?;
+    let has_clippy =
+        build_ebpf::cargo(shell, "clippy")?.arg("--version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
+    let verb = if has_clippy { "clippy" } else { "check" };
+    // Unlike -D warnings this is not a compiler flag, so core is not compiled again for it.
+    let command =
+        build_ebpf::cargo(shell, verb)?.env("CARGO_UNSTABLE_WARNINGS", "true").env("CARGO_BUILD_WARNINGS", "deny");
+    Ok(command.run()?)
+}
+
+fn documentation(shell: &Shell) -> Result<()> {
+    let doc = cmd!(shell, "cargo doc --locked --workspace --no-deps --document-private-items");
+    Ok(build::with_object(doc).env("RUSTDOCFLAGS", "-D warnings").run()?)
+}
+
+fn dependencies(_shell: &Shell) -> Result<()> {
+    let metadata = MetadataCommand::new().current_dir(workspace::root()).no_deps().exec()?;
+    let packages = metadata.workspace_packages();
+    let own: BTreeSet<_> = packages.iter().map(|package| package.name.to_string()).collect();
+    let used = packages.iter().flat_map(|package| &package.dependencies).map(|dependency| dependency.name.clone());
+    let used = used.filter(|name| !own.contains(name)).collect();
+    let text = std::fs::read_to_string(workspace::root().join(LIST)).with_context(|| format!("reading {LIST}"))?;
+    let complaints = compare(&used, &listed(&text));
+    match complaints.is_empty() {
+        true => Ok(()),
+        false => bail!("{}", complaints.join("; ")),
+    }
+}
+
+/// The crates that have a line: "- `name`: why it is there".
+fn listed(text: &str) -> BTreeSet<String> {
+    let name = |line: &str| {
+        let (name, why) = line.strip_prefix("- `")?.split_once("`: ")?;
+        (!why.trim().is_empty()).then(|| name.to_owned())
+    };
+    text.lines().filter_map(name).collect()
+}
+
+fn compare(used: &BTreeSet<String>, listed: &BTreeSet<String>) -> Vec<String> {
+    let missing = used.difference(listed).map(|name| format!("{name} has no line"));
+    let stale = listed.difference(used).map(|name| format!("{name} is not used any more"));
+    missing.chain(stale).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_line_names_a_crate_and_a_reason() {
+        let text = "# Dependencies\n- `aya`: loads programs\n- `empty`: \n- bare: words\n  - `nested`: no\n- `clap`: reads arguments\n";
+        assert_eq!(listed(text), set(&["aya", "clap"]));
+    }
+
+    #[test]
+    fn the_list_and_the_manifests_must_agree() {
+        assert!(compare(&set(&["aya", "clap"]), &set(&["aya", "clap"])).is_empty());
+        let complaints = compare(&set(&["aya", "clap"]), &set(&["clap", "serde"]));
+        assert_eq!(complaints, ["aya has no line", "serde is not used any more"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! `cargo xtask test [LAYER]`: runs the tests of one layer or of all, and ends with one summary.
+
+mod output;
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use xshell::{Shell, cmd};
+
+use self::output::Counts;
+use crate::{
+    build, lint, privilege,
+    setup::{self, Purpose},
+    shell,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which tests
+    #[arg(value_enum, default_value = "all")]
+    layer: Layer,
+    /// What the test programs get, as in `cargo test -- ...`: a part of the tests' names, for example
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layer {
+    /// Unit tests, packet tables and properties: no root, no BPF toolchain
+    Host,
+    /// The loaded programs under BPF_PROG_TEST_RUN; needs root
+    Kernel,
+    /// Real traffic between network namespaces; needs root
+    Netns,
+    /// The three in this order, all of them even when one fails; before them the lints where CI=true
+    All,
+}
+
+impl Layer {
+    /// The layer's name, which is its test program's too.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Kernel => "kernel",
+            Self::Netns => "netns",
+            Self::All => "all",
+        }
+    }
+
+    /// The single layers that this one stands for.
+    fn parts(self) -> &'static [Self] {
+        match self {
+            Self::Host => &[Self::Host],
+            Self::Kernel => &[Self::Kernel],
+            Self::Netns => &[Self::Netns],
+            Self::All => &[Self::Host, Self::Kernel, Self::Netns],
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let outcomes = outcomes(args);
+    println!("\n{}", table(&outcomes));
+    let failed: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.name).collect();
+    match failed.is_empty() {
+        true => Ok(()),
+        false => bail!("failed: {}", failed.join(", ")),
+    }
+}
+
+/// Runs everything asked for, one after the other; only what cannot run without the program is left out when that cannot be built.
+fn outcomes(args: &Args) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    if args.layer == Layer::All && env::var_os("CI").is_some_and(|value| value == "true") {
+        outcomes.push(Outcome::of("lint", lint::everything));
+    }
+    let (host, privileged): (Vec<Layer>, Vec<Layer>) =
+        args.layer.parts().iter().partition(|layer| **layer == Layer::Host);
+    if !privileged.is_empty() {
+        // Before the host's tests, so that the agent is compiled once, with the BPF object in it.
+        outcomes.push(Outcome::of("build", build_for_tests));
+    }
+    let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
+    outcomes.extend(host.iter().map(|_| Outcome::of_tests("host", || host_tests(&args.arguments))));
+    if built {
+        outcomes.extend(privileged.iter().map(|layer| {
+            let name = layer.name();
+            Outcome::of_tests(name, || privileged_tests(name, &args.arguments))
+        }));
+    }
+    outcomes
+}
+
+fn build_for_tests() -> Result<()> {
+    setup::ensure(Purpose::Test)?;
+    build::weir(false).map(drop)
+}
+
+fn host_tests(arguments: &[String]) -> Result<Counts> {
+    let shell = shell::in_root()?;
+    let tests = cmd!(shell, "cargo test --locked --workspace --no-fail-fast -- {arguments...}");
+    counted(build::with_object(tests))
+}
+
+fn privileged_tests(name: &str, arguments: &[String]) -> Result<Counts> {
+    let shell = shell::in_root()?;
+    let tests = cmd!(shell, "cargo test --locked --package weir-tests --features privileged --no-fail-fast");
+    // One after the other: they share the kernel's counters and few cores.
+    let tests = tests.args(["--test", name, "--", "--test-threads=1"]).args(arguments);
+    let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
+    let runner = runner(&shell)?;
+    privilege::announce(&format!("the {name} tests load BPF programs and make network namespaces"));
+    counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
+}
+
+/// How cargo starts only the test programs as root, so that nothing is compiled as root: none when we are root.
+fn runner(shell: &Shell) -> Result<Option<(String, String)>> {
+    let prefix = privilege::prefix()?;
+    if prefix.is_empty() {
+        return Ok(None);
+    }
+    let about = cmd!(shell, "rustc -vV").quiet().read()?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    Ok(Some((variable, prefix.join(" "))))
+}
+
+/// Runs `cargo test`, shows its output as it comes, and counts the tests in it.
+fn counted(tests: xshell::Cmd<'_>) -> Result<Counts> {
+    eprintln!("$ {tests}");
+    let mut child =
+        Command::from(tests).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        counts.add(&line);
+    }
+    counts.ended_well = child.wait()?.success();
+    Ok(counts)
+}
+
+/// What became of one part.
+struct Outcome {
+    name: &'static str,
+    /// None for what is not a test program.
+    counts: Option<Counts>,
+    result: Result<()>,
+    took: Duration,
+}
+
+impl Outcome {
+    fn of(name: &'static str, task: impl FnOnce() -> Result<()>) -> Self {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        let result = task();
+        if let Err(error) = &result {
+            eprintln!("{name}: {error:#}");
+        }
+        Self { name, counts: None, result, took: start.elapsed() }
+    }
+
+    fn of_tests(name: &'static str, tests: impl FnOnce() -> Result<Counts>) -> Self {
+        let mut counts = Counts::default();
+        let outcome = Self::of(name, || {
+            counts = tests()?;
+            counts.verdict()
+        });
+        Self { counts: Some(counts), ..outcome }
+    }
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["PART", "RESULT", "PASSED", "FAILED", "IGNORED", "TIME"]);
+    for Outcome { name, counts, result, took } in outcomes {
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        let numbers =
+            counts.map(|counts| [counts.passed, counts.failed, counts.ignored].map(|count| count.to_string()));
+        let [passed, failed, ignored] = numbers.unwrap_or_default();
+        let took = format!("{:.0} s", took.as_secs_f64());
+        table.add_row([*name, verdict, &passed, &failed, &ignored, &took]);
+    }
+    table
+}
