@@ -30,6 +30,10 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     armed: bool,
     events: mpsc::Receiver<()>,
+    /// Something was heard that [`Watch::changed`] has not returned for yet.
+    heard: bool,
+    /// When to read the folder even if nothing is heard.
+    rescan: Instant,
 }
 
 impl Watch {
@@ -43,19 +47,24 @@ impl Watch {
             }
         };
         let watcher = notify::recommended_watcher(heard).ok();
-        let mut watch = Self { folder: folder.to_owned(), watcher, armed: false, events };
+        let mut watch =
+            Self { folder: folder.to_owned(), watcher, armed: false, events, heard: false, rescan: Instant::now() };
         watch.arm();
         watch
     }
 
-    /// Returns when the folder may have changed. Cancel safe.
+    /// Returns when the folder may have changed. Cancel safe: what one call has heard and waited for, the next one goes on from.
     pub async fn changed(&mut self) {
-        let now = Instant::now();
-        let next = now + if self.armed { RESCAN } else { RETRY };
-        tokio::select! {
-            Some(()) = self.events.recv() => self.settle().await,
-            () = sleep_until(next) => {}
+        while !self.heard && Instant::now() < self.rescan {
+            tokio::select! {
+                Some(()) = self.events.recv() => self.heard = true,
+                () = sleep_until(self.rescan) => {}
+            }
         }
+        if self.heard {
+            self.settle().await;
+        }
+        self.heard = false;
         self.arm();
     }
 
@@ -66,10 +75,12 @@ impl Watch {
 
     /// Watches the folder that has this name now: it may be another one than before.
     fn arm(&mut self) {
+        self.rescan = Instant::now() + RETRY;
         let Some(watcher) = &mut self.watcher else { return };
         // Fails if the folder was not watched or is gone.
         let _ = watcher.unwatch(&self.folder);
         self.armed = watcher.watch(&self.folder, RecursiveMode::NonRecursive).is_ok();
+        self.rescan = Instant::now() + if self.armed { RESCAN } else { RETRY };
     }
 }
 
@@ -102,6 +113,24 @@ mod tests {
         timeout(Duration::from_millis(300), watch.changed()).await.unwrap_err();
         fs::remove_file(&file).unwrap();
         timeout(SOON, watch.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        fs::write(dir.path().join("a.yaml"), "a").unwrap();
+        // Long enough to hear of it, too short to wait for the writers' pause.
+        timeout(PAUSE / 2, watch.changed()).await.unwrap_err();
+        timeout(SOON, watch.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_looked_for_under_a_faster_clock_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(&dir.path().join("missing"));
+        let looked = async { while timeout(RETRY / 4, watch.changed()).await.is_err() {} };
+        timeout(SOON, looked).await.unwrap();
     }
 
     #[tokio::test]
