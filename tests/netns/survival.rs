@@ -98,7 +98,7 @@ fn a_second_agent_is_refused() -> Result<()> {
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("running"), "{error}");
-    assert!(error.contains(&agent.pins().path().display().to_string()), "{error}");
+    assert!(error.contains("--pin-path"), "{error}");
     assert_eq!(lab.client(|| client::ask(vip4(80)))?, "server-0");
     Ok(())
 }
