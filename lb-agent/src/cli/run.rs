@@ -21,6 +21,7 @@ use crate::{
     },
     discovery::annotations,
     scaling::command,
+    telemetry::control::Control,
 };
 
 /// `weir run`.
@@ -125,8 +126,9 @@ pub async fn run(args: RunArgs, pin_path: PathBuf) -> Result<(), Error> {
     super::host::check_bpffs(&pin_path)?;
     let options = options(&args, &pin_path);
     let prepared = Prepared::new(config(args, pin_path)).await.map_err(failed)?;
+    let control = Control::bind(&options.pin_path).await.map_err(|error| failed(error.into()))?;
     let bpf = tokio::task::block_in_place(|| Bpf::start(&options))?;
-    agent::run(prepared, bpf).await.map_err(failed)
+    agent::run(prepared, control, bpf).await.map_err(failed)
 }
 
 fn log_to_stderr() {
