@@ -50,10 +50,8 @@ pub mod map {
 
 /// Programs.
 pub mod program {
-    /// XDP at an uplink, in the driver.
+    /// XDP at an uplink.
     pub const XDP: &str = "weir_xdp";
-    /// XDP at an uplink, in the kernel's generic form.
-    pub const XDP_GENERIC: &str = "weir_xdp_skb";
     /// tc ingress of every interface.
     pub const INGRESS: &str = "weir_ingress";
     /// tc egress of an uplink.

@@ -244,18 +244,15 @@ impl Bpf {
     }
 
     fn put_xdp(&mut self, interface: &str, index: u32, kind: HookKind) -> Result<(), Error> {
-        let (name, mode) = match kind {
-            HookKind::XdpGeneric => (program::XDP_GENERIC, XdpMode::Skb),
-            _ => (program::XDP, XdpMode::Driver),
-        };
-        let context = |e: ProgramError| kernel(format!("attach {name} to {interface} ({kind})"), e);
+        let context = |e: ProgramError| kernel(format!("attach {} to {interface} ({kind})", program::XDP), e);
         let old = self.pinned_link(index, kind);
-        let xdp: &mut Xdp = find(&mut self.programs, name)?;
+        let xdp: &mut Xdp = find(&mut self.programs, program::XDP)?;
         if let Some(link) = old {
             let link = XdpLink::try_from(link).map_err(|e| kernel(format!("take over {kind}"), e))?;
             let id = xdp.attach_to_link(link).map_err(context)?;
             return xdp.take_link(id).map(drop).map_err(context);
         }
+        let mode = if kind == HookKind::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
         let id = match xdp.attach_to_if_index(index, mode) {
             Ok(id) => id,
             Err(error) if is_busy(&error) => {

@@ -209,10 +209,8 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
         let program: &mut SchedClassifier = find(&mut programs, name)?;
         program.load().map_err(|source| refused(name, source))?;
     }
-    for name in [program::XDP, program::XDP_GENERIC] {
-        let program: &mut Xdp = find(&mut programs, name)?;
-        program.load().map_err(|source| refused(name, source))?;
-    }
+    let xdp: &mut Xdp = find(&mut programs, program::XDP)?;
+    xdp.load().map_err(|source| refused(program::XDP, source))?;
     Ok(programs)
 }
 

@@ -82,21 +82,9 @@ impl Packet for Buffer {
 
 #[xdp(frags)]
 pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
-    run(&ctx)
-}
-
-/// For the generic form. For a program that takes fragments the kernel (6.18) copies the packet and loses the length of its link header
-/// (`skb_pp_cow_data` does not copy `mac_len`), so that tc behind it would find the IP header where the Ethernet header should be.
-#[xdp]
-pub(crate) fn weir_xdp_skb(ctx: XdpContext) -> u32 {
-    run(&ctx)
-}
-
-#[inline(always)]
-fn run(ctx: &XdpContext) -> u32 {
     let md = ctx.as_ptr().cast::<xdp_md>();
     // SAFETY: `md` is the program's context.
-    let env = Kernel { ctx, interface: unsafe { (*md).ingress_ifindex }, hook: Hook::Xdp };
+    let env = Kernel { ctx: &ctx, interface: unsafe { (*md).ingress_ifindex }, hook: Hook::Xdp };
     let mut packet = Buffer(md);
     let verdict = pipeline::run(&mut packet, &env);
     match verdict.action() {
