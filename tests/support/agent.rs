@@ -84,7 +84,7 @@ impl Options {
 #[allow(missing_docs)]
 pub struct Backend {
     pub service: String,
-    pub frontend: String,
+    pub frontend: Option<String>,
     pub address: String,
     pub port: u16,
     pub protocol: String,

@@ -211,7 +211,8 @@ impl<D: Dataplane + Attach> Agent<D> {
     /// From what the folder and the node say to what the kernel does.
     fn rebuild(&mut self) {
         let objects = self.folder.objects();
-        let (model, mut problems) = build::build(&objects, &self.view, self.config.default_algorithm);
+        let holders = report::holders(&self.core.tables);
+        let (model, mut problems) = build::build(&objects, &self.view, self.config.default_algorithm, &holders);
         let (policies, more) = build::policies(&objects);
         problems.extend(more);
         self.policies = policies;

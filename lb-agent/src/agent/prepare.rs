@@ -42,7 +42,7 @@ impl Prepared {
         check_snat_ports(config.snat_ports, &objects, &config.proc)?;
         let backends = build::backend_addresses(&objects);
         let view = netlink.view(&config.node_name, &config.interfaces, &backends).await?;
-        let (model, _) = build::build(&objects, &view, config.default_algorithm);
+        let (model, _) = build::build(&objects, &view, config.default_algorithm, &build::Holders::new());
         forwarding(&model, &config)?;
         let metrics = match config.metrics_listen {
             Some(address) => Some(http::bind(address).await?),

@@ -21,12 +21,24 @@ use crate::{
 /// The weight of a backend that names none.
 pub const DEFAULT_WEIGHT: u16 = 100;
 
+/// Whose each frontend is now: the Service's namespace and name.
+pub type Holders = BTreeMap<SocketKey, (String, String)>;
+
 /// The model, and what of the objects could not be part of it.
-pub fn build(objects: &Objects, node: &NodeView, default_algorithm: Algorithm) -> (Model, Vec<Problem>) {
+///
+/// Of two Services that claim one frontend the older one gets it. Files tell no age: there the one that holds it keeps it, so that a
+/// newcomer breaks nothing, and of two newcomers the first by name gets it.
+pub fn build(
+    objects: &Objects,
+    node: &NodeView,
+    default_algorithm: Algorithm,
+    holders: &Holders,
+) -> (Model, Vec<Problem>) {
     let mut problems = Vec::new();
     let services = by_age(&objects.services, &mut problems);
     let slices = by_service(objects, &mut problems);
     let mut builder = Builder { node, default_algorithm, owners: BTreeMap::new(), problems, model: Model::default() };
+    builder.keep(&services, holders);
     for service in services {
         let slices = slices.get(&(&service.namespace, &service.name)).map_or(&[][..], Vec::as_slice);
         for port in &service.ports {
@@ -153,13 +165,28 @@ impl<'a> Builder<'a> {
         self.model.services.insert(id, port);
     }
 
-    /// The frontends of a port that no older Service has.
+    /// Gives frontends of Services that tell no age to those that hold them and still want them.
+    fn keep(&mut self, services: &[&'a ServiceObject], holders: &Holders) {
+        for service in services.iter().filter(|service| service.created.is_none()) {
+            let holds = |key: &SocketKey| {
+                holders
+                    .get(key)
+                    .is_some_and(|(namespace, name)| (namespace, name) == (&service.namespace, &service.name))
+            };
+            let kept: Vec<_> = service.ports.iter().flat_map(|port| self.wanted(service, port)).filter(holds).collect();
+            self.owners.extend(kept.into_iter().map(|key| (key, *service)));
+        }
+    }
+
+    /// The frontends of a port that no other Service has.
     fn frontends(&mut self, service: &'a ServiceObject, port: &PortObject) -> BTreeSet<SocketKey> {
+        self.wanted(service, port).into_iter().filter(|key| self.claim(service, *key)).collect()
+    }
+
+    fn wanted(&self, service: &ServiceObject, port: &PortObject) -> BTreeSet<SocketKey> {
         let own = service.addresses.iter().map(|ip| (*ip, port.port));
         let node = port.node_port.iter().flat_map(|number| self.node.frontend_addresses().map(|ip| (ip, *number)));
-        let wanted: BTreeSet<SocketKey> =
-            own.chain(node).map(|(ip, number)| SocketKey::new(SocketAddr::new(ip, number), port.protocol)).collect();
-        wanted.into_iter().filter(|key| self.claim(service, *key)).collect()
+        own.chain(node).map(|(ip, number)| SocketKey::new(SocketAddr::new(ip, number), port.protocol)).collect()
     }
 
     fn claim(&mut self, service: &'a ServiceObject, key: SocketKey) -> bool {
@@ -172,7 +199,7 @@ impl<'a> Builder<'a> {
                 field: "spec".into(),
                 value: key.to_string(),
                 cause: format!(
-                    "the frontend is claimed by Service {}/{} ({}) already, which is older and keeps it",
+                    "the frontend is claimed by Service {}/{} ({}) already, which keeps it",
                     owner.namespace, owner.name, owner.origin
                 ),
                 remedy: "give one of the two another address or port".into(),

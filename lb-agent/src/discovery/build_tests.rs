@@ -81,7 +81,7 @@ items:
 
 #[test]
 fn a_service_and_its_slices() {
-    let (model, problems) = build(&objects(&[SERVICE, SLICES]), &node(), Algorithm::Maglev);
+    let (model, problems) = build(&objects(&[SERVICE, SLICES]), &node(), Algorithm::Maglev, &Holders::new());
     assert_eq!(problems, []);
     let ids: Vec<String> = model.services.keys().map(ToString::to_string).collect();
     assert_eq!(ids, ["shop/web:53/UDP", "shop/web:80/TCP"]);
@@ -123,7 +123,7 @@ fn two_services_claim_one_frontend() {
     ];
     for (first, second, keeper, why) in cases {
         let texts = [claim(first.0, first.1), claim(second.0, second.1)];
-        let (model, problems) = build(&objects(&[&texts[0], &texts[1]]), &node(), Algorithm::Maglev);
+        let (model, problems) = build(&objects(&[&texts[0], &texts[1]]), &node(), Algorithm::Maglev, &Holders::new());
         assert_eq!(model.services.keys().map(|id| id.name.as_str()).collect::<Vec<_>>(), [keeper], "{why}");
         assert_eq!(problems.len(), 1, "{why}");
         let text = problems[0].to_string();
@@ -135,15 +135,30 @@ fn two_services_claim_one_frontend() {
 }
 
 #[test]
+fn who_holds_a_frontend_keeps_it_from_a_newcomer_of_unknown_age() {
+    let key = SocketKey::new("10.96.0.1:80".parse().unwrap(), Protocol::Tcp);
+    let holders = Holders::from([(key, ("default".to_owned(), "b".to_owned()))]);
+    let keeper = |texts: &[&str]| {
+        let (model, _) = build(&objects(texts), &node(), Algorithm::Maglev, &holders);
+        model.services.into_keys().map(|id| id.name).collect::<Vec<_>>()
+    };
+    let (a, b) = (claim("a", "null"), claim("b", "null"));
+    assert_eq!(keeper(&[&a, &b]), ["b"], "the holder, though it comes later by name");
+    assert_eq!(keeper(&[&a]), ["a"], "nobody keeps what it no longer wants");
+    let old = claim("b", "2024-02-01T00:00:00Z");
+    assert_eq!(keeper(&[&claim("a", "2024-01-01T00:00:00Z"), &old]), ["a"], "where age is known, it decides");
+}
+
+#[test]
 fn what_does_not_fit_together_is_told() {
     let other = SLICES
         .replace("name: http,", "name: web,")
         .replace("service-name: web}, annotations: {service", "service-name: wab}, annotations: {service");
-    let (model, problems) = build(&objects(&[SERVICE, &other]), &node(), Algorithm::Maglev);
+    let (model, problems) = build(&objects(&[SERVICE, &other]), &node(), Algorithm::Maglev, &Holders::new());
     let fields: Vec<&str> = problems.iter().map(|p| p.field.as_str()).collect();
     assert_eq!(fields, ["metadata.labels.kubernetes.io/service-name", "spec.ports.name"], "{problems:?}");
     assert!(model.services.values().nth(1).unwrap().backends.is_empty());
-    let (_, problems) = build(&objects(&[SERVICE, SERVICE, SLICES]), &node(), Algorithm::Maglev);
+    let (_, problems) = build(&objects(&[SERVICE, SERVICE, SLICES]), &node(), Algorithm::Maglev, &Holders::new());
     assert_eq!(problems.len(), 1);
     assert!(
         problems[0]
@@ -154,8 +169,12 @@ fn what_does_not_fit_together_is_told() {
 
 #[test]
 fn feedback_without_weights_to_move_is_told() {
-    let (model, problems) =
-        build(&objects(&[&SERVICE.replace(": random", ": maglev"), SLICES]), &node(), Algorithm::Maglev);
+    let (model, problems) = build(
+        &objects(&[&SERVICE.replace(": random", ": maglev"), SLICES]),
+        &node(),
+        Algorithm::Maglev,
+        &Holders::new(),
+    );
     assert_eq!((model.services.len(), problems.len()), (2, 2), "told for each port, and in force all the same");
     assert!(problems[0].remedy.contains("weighted-round-robin"));
 }
@@ -164,7 +183,7 @@ fn feedback_without_weights_to_move_is_told() {
 fn headless_and_external_names_have_no_frontends() {
     for spec in ["{clusterIP: None, ports: [{port: 80}]}", "{type: ExternalName, externalName: example.org}"] {
         let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {spec}\n");
-        let (model, problems) = build(&objects(&[&text]), &node(), Algorithm::Maglev);
+        let (model, problems) = build(&objects(&[&text]), &node(), Algorithm::Maglev, &Holders::new());
         assert_eq!((model, problems), (Model::default(), vec![]));
     }
 }
@@ -172,7 +191,7 @@ fn headless_and_external_names_have_no_frontends() {
 #[test]
 fn node_ports_need_their_type() {
     let text = SERVICE.replace("type: NodePort", "type: ClusterIP");
-    let (model, _) = build(&objects(&[&text]), &node(), Algorithm::Maglev);
+    let (model, _) = build(&objects(&[&text]), &node(), Algorithm::Maglev, &Holders::new());
     let key = SocketKey::new("192.0.2.1:30080".parse().unwrap(), Protocol::Tcp);
     assert!(model.services.values().all(|port| !port.frontends.contains(&key)));
 }
