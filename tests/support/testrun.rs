@@ -15,6 +15,7 @@ use std::{borrow::Cow, fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
+    Pod,
     maps::{Array, Map, MapData},
     programs::{ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
@@ -150,8 +151,11 @@ pub(crate) struct Node {
     pub(crate) pod: u32,
     clock: Array<MapData, u32>,
     // Last: what is pinned goes after who uses it.
-    _pins: PinFolder,
+    pins: PinFolder,
 }
+
+/// Seconds after which a silent TCP connection is forgotten here.
+pub(crate) const TCP_IDLE: u32 = 900;
 
 /// Small maps, a clock of the test's own, and a flow hash that is the same in every run.
 pub(crate) fn options() -> Options {
@@ -160,7 +164,7 @@ pub(crate) fn options() -> Options {
         flow_table_size: 4096,
         sizes: Sizes { frontends: 64, backends: 64, slots: 1 << 16 },
         snat_ports: (61000, 65535),
-        tcp_idle: 8000,
+        tcp_idle: TCP_IDLE,
         bpf_log: false,
         flow_seed: 0x5eed,
         test_clock: true,
@@ -182,14 +186,19 @@ impl Node {
         options.pin_path = pins.path().into();
         let mut bpf = Bpf::start(&options).map_err(|error| anyhow::anyhow!(summary(&error)))?;
         let programs = Programs::of(&mut bpf)?;
-        let clock = clock(pins.path())?;
+        let clock = array(pins.path(), map::CLOCK)?;
         let index = |name| nix::net::if_::if_nametoindex(name).with_context(|| format!("interface {name}"));
-        Ok(Self { bpf, programs, uplink: index("up0")?, pod: index("pod0")?, clock, _pins: pins })
+        Ok(Self { bpf, programs, uplink: index("up0")?, pod: index("pod0")?, clock, pins })
     }
 
     /// Sets the programs' clock, in seconds.
     pub(crate) fn set_clock(&mut self, seconds: u32) -> Result<()> {
         self.clock.set(0, seconds, 0).context("write the clock")
+    }
+
+    /// A pinned array of one value per element.
+    pub(crate) fn array<T: Pod>(&self, name: &str) -> Result<Array<MapData, T>> {
+        array(self.pins.path(), name)
     }
 }
 
@@ -211,8 +220,8 @@ impl Programs {
     }
 }
 
-fn clock(pin_path: &Path) -> Result<Array<MapData, u32>> {
-    let data = MapData::from_pin(map_folder(pin_path).join(map::CLOCK)).context("open the clock map")?;
+fn array<T: Pod>(pin_path: &Path, name: &str) -> Result<Array<MapData, T>> {
+    let data = MapData::from_pin(map_folder(pin_path).join(name)).with_context(|| format!("open the map {name}"))?;
     Ok(Array::try_from(Map::Array(data))?)
 }
 
