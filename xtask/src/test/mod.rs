@@ -44,13 +44,22 @@ enum Layer {
 }
 
 impl Layer {
-    /// The layer's name, which is its test program's too.
+    /// The layer's name.
     fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Kernel => "kernel",
             Self::Netns => "netns",
             Self::All => "all",
+        }
+    }
+
+    /// Its test programs, of those that need root.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Host | Self::All => &[],
+            Self::Kernel => &["kernel", "model"],
+            Self::Netns => &["netns"],
         }
     }
 
@@ -91,10 +100,11 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
     let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
     outcomes.extend(host.iter().map(|_| Outcome::of_tests("host", || host_tests(&args.arguments))));
     if built {
-        outcomes.extend(privileged.iter().map(|layer| {
-            let name = layer.name();
-            Outcome::of_tests(name, || privileged_tests(name, &args.arguments))
-        }));
+        outcomes.extend(
+            privileged
+                .iter()
+                .map(|layer| Outcome::of_tests(layer.name(), || privileged_tests(*layer, &args.arguments))),
+        );
     }
     outcomes
 }
@@ -110,14 +120,15 @@ fn host_tests(arguments: &[String]) -> Result<Counts> {
     counted(build::with_object(tests))
 }
 
-fn privileged_tests(name: &str, arguments: &[String]) -> Result<Counts> {
+fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
     let tests = cmd!(shell, "cargo test --locked --package weir-tests --features privileged --no-fail-fast");
     // One after the other: they share the kernel's counters and few cores.
-    let tests = tests.args(["--test", name, "--", "--test-threads=1"]).args(arguments);
+    let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
+    let tests = tests.args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
     let runner = runner(&shell)?;
-    privilege::announce(&format!("the {name} tests load BPF programs and make network namespaces"));
+    privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
     counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
 }
 
