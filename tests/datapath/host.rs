@@ -110,7 +110,9 @@ impl Memory {
 
     pub(crate) fn counters(&self, backend: u32) -> Counters {
         // SAFETY: nothing else uses the cells while this runs: there is one thread, and no packet is under way.
-        unsafe { Counters { load: *self.loads[backend as usize].get(), traffic: *self.traffic[backend as usize].get() } }
+        unsafe {
+            Counters { load: *self.loads[backend as usize].get(), traffic: *self.traffic[backend as usize].get() }
+        }
     }
 
     fn entries(buckets: &[UnsafeCell<Bucket>]) -> usize {

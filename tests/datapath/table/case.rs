@@ -94,7 +94,14 @@ impl Case {
     }
 
     /// A frame that is not as any [`Spec`] says, and how it leaves towards a backend.
-    pub(crate) fn to_backend_raw(&mut self, at: (Hook, Interface), frame: Vec<u8>, way: Way, out: Spec, backend: usize) {
+    pub(crate) fn to_backend_raw(
+        &mut self,
+        at: (Hook, Interface),
+        frame: Vec<u8>,
+        way: Way,
+        out: Spec,
+        backend: usize,
+    ) {
         self.send(at, frame, Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
     }
 

@@ -121,7 +121,8 @@ impl World {
         let number = index % self.backends.len();
         let (place, weight) = self.backends[number];
         let endpoint = self.endpoint(number);
-        let source = if place.is_local() { lb_common::Addr::NONE } else { ip(self.family, place.network(), NODE).into() };
+        let source =
+            if place.is_local() { lb_common::Addr::NONE } else { ip(self.family, place.network(), NODE).into() };
         Backend {
             addr: endpoint.ip().into(),
             source,
@@ -184,8 +185,7 @@ impl World {
         let vips = (0..self.frontends).map(|f| self.vip_record(f, VIP_LIVE));
         let backends =
             (0..self.indexes()).map(|i| Write::PutBackend(i as u32, self.backend(i, base, BackendState::Ready)));
-        let endpoints =
-            (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
+        let endpoints = (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
         vips.chain(backends).chain(endpoints).chain(self.select(base)).collect()
     }
 
