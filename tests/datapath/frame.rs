@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lb_agent::dataplane::{Counters, SweepReport, Write};
 use lb_common::DropReason;
 use lb_ebpf::{
+    answer::{self, Complaint},
     checksum,
     env::Hook,
     packet::{Packet, Plain, TransportChange},
@@ -24,11 +25,13 @@ pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
     pub(crate) reach: usize,
     pub(crate) segments: (u32, u32),
+    /// The type of a packet without an Ethernet header.
+    pub(crate) bare: Option<u16>,
 }
 
 impl Frame {
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), reach: bytes.len(), segments: (1, 0) }
+        Self { bytes: bytes.to_vec(), reach: bytes.len(), segments: (1, 0), bare: None }
     }
 }
 
@@ -69,6 +72,18 @@ impl Packet for Frame {
         let new = checksum::apply(field, checksum::add(change.pseudo, change.data));
         self.store(offset, if change.zero_is_none && new == 0 { 0xffff } else { new })
     }
+
+    fn bare(&self) -> Option<u16> {
+        self.bare
+    }
+
+    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+        const ETHERNET: usize = 14;
+        self.bytes.truncate(keep as usize);
+        self.bytes.splice(ETHERNET..ETHERNET, vec![0xee; room as usize]);
+        self.reach = self.bytes.len();
+        Some(())
+    }
 }
 
 impl Memory {
@@ -80,6 +95,12 @@ impl Memory {
     fn drop_packet(&mut self, reason: DropReason) -> Fate {
         *self.drops.entry(reason).or_default() += 1;
         Fate::Drop
+    }
+
+    /// Drops a packet, of which its sender is told where that is possible.
+    fn tell(&mut self, frame: &mut Frame, via: Interface, what: Complaint, limit: u32, reason: DropReason) -> Fate {
+        let dropped = self.drop_packet(reason);
+        if answer::answer(frame, &self.parsed(), what, limit) { Fate::Out(Some(via)) } else { dropped }
     }
 }
 
@@ -112,8 +133,8 @@ impl Subject for Memory {
                 self.drop_packet(*reason.ok_or_else(|| anyhow::anyhow!("no reason has number {}", verdict.value()))?)
             }
             Action::TooBig | Action::TimeExceeded if xdp => Fate::Next,
-            Action::TooBig => self.drop_packet(DropReason::TooBig),
-            Action::TimeExceeded => self.drop_packet(DropReason::TtlExceeded),
+            Action::TooBig => self.tell(&mut frame, via, Complaint::TooBig, verdict.value(), DropReason::TooBig),
+            Action::TimeExceeded => self.tell(&mut frame, via, Complaint::TimeExceeded, 0, DropReason::TtlExceeded),
         };
         Ok((fate, frame.bytes))
     }

@@ -12,7 +12,8 @@ use lb_common::{
     abi::SweepResult, counters::Recount, flow::WAYS,
 };
 use lb_ebpf::{
-    env::{Env, Event, Hook, Limits, Route, Scratch, Table},
+    env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table},
+    parse::Parsed,
     sweep,
 };
 
@@ -62,6 +63,11 @@ const FREE_BACKEND: Backend = Backend {
 
 fn cells<T: Copy>(count: usize, value: T) -> Vec<UnsafeCell<T>> {
     (0..count).map(|_| UnsafeCell::new(value)).collect()
+}
+
+fn shared<T>(cell: &UnsafeCell<T>) -> Shared<T> {
+    // SAFETY: the memory outlives the packet, and there is one thread.
+    unsafe { Shared::new(cell.get()) }
 }
 
 impl Memory {
@@ -136,6 +142,12 @@ impl Memory {
     pub(crate) fn lock(&mut self, table: Table, locked: bool) {
         let buckets = if table == Table::Forward { &mut self.flows } else { &mut self.replies };
         buckets.iter_mut().for_each(|bucket| bucket.get_mut().lock = u32::from(locked));
+    }
+
+    /// What the last packet was.
+    pub(crate) fn parsed(&self) -> Parsed {
+        // SAFETY: no packet is under way.
+        unsafe { (*self.scratch).packet }
     }
 
     /// The environment of a packet at a hook.
@@ -229,16 +241,16 @@ impl Env for At<'_> {
         ((index as usize) < ROOM).then(|| self.memory.tables.backends.get(&index).unwrap_or(&FREE_BACKEND))
     }
 
-    fn load(&self, index: u32) -> Option<*mut BackendLoad> {
-        self.memory.loads.get(index as usize).map(UnsafeCell::get)
+    fn load(&self, index: u32) -> Option<Shared<BackendLoad>> {
+        self.memory.loads.get(index as usize).map(shared)
     }
 
-    fn traffic(&self, index: u32) -> Option<*mut Traffic> {
-        self.memory.traffic.get(index as usize).map(UnsafeCell::get)
+    fn traffic(&self, index: u32) -> Option<Shared<Traffic>> {
+        self.memory.traffic.get(index as usize).map(shared)
     }
 
-    fn recount(&self, index: u32) -> Option<*mut Recount> {
-        self.memory.recounts.get(index as usize).map(UnsafeCell::get)
+    fn recount(&self, index: u32) -> Option<Shared<Recount>> {
+        self.memory.recounts.get(index as usize).map(shared)
     }
 
     fn slot(&self, index: u32) -> Option<u64> {
@@ -246,8 +258,8 @@ impl Env for At<'_> {
         run.get((index - first) as usize).copied()
     }
 
-    fn cursor(&self, service: u32) -> Option<*mut u64> {
-        self.memory.cursors.get(service as usize).map(UnsafeCell::get)
+    fn cursor(&self, service: u32) -> Option<Shared<u64>> {
+        self.memory.cursors.get(service as usize).map(shared)
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
@@ -258,14 +270,14 @@ impl Env for At<'_> {
         self.memory.affinity.borrow_mut().insert(*key, *value);
     }
 
-    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket> {
+    fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         let buckets = if table == Table::Forward { &self.memory.flows } else { &self.memory.replies };
-        buckets.get(index as usize).map(UnsafeCell::get)
+        buckets.get(index as usize).map(shared)
     }
 
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // As in the kernel: a tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 != 14 { Route::Defer } else { self.way(scratch.to.dst.ip(), bytes) }
+        if scratch.packet.l3 > 14 { Route::Defer } else { self.way(scratch.to.dst.ip(), bytes) }
     }
 
     fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {

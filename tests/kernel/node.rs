@@ -57,7 +57,7 @@ impl Node {
         }
         let clock = Map::Array(MapData::from_pin(folder.join(map::CLOCK))?).try_into()?;
         // A veth registers the receive queue that a test run names only while it has an XDP program, whosever.
-        let drivers = Interface::ALL.map(|interface| ForeignXdp::attach(&namespace, interface.name()));
+        let drivers = Interface::ALL.map(|interface| ForeignXdp::attach(&namespace, name(interface)));
         let drivers = drivers.into_iter().collect::<Result<_>>()?;
         Ok(Self { bpf, clock, indexes, _drivers: drivers, _pins: pins, namespace })
     }
@@ -80,7 +80,7 @@ fn options(pin_path: &Path) -> Options {
 fn build_namespace() -> Result<Namespace> {
     let namespace = Namespace::new("packets")?;
     for interface in Interface::ALL {
-        let (name, number) = (interface.name(), interface.number());
+        let (name, number) = (name(interface), interface.number());
         let (mac, mtu) = (text(interface.mac()), interface.mtu());
         namespace.ip(&format!(
             "link add {name} address {mac} mtu {mtu} type veth peer name {name}p\nlink set {name} up\nlink set {name}p up"
@@ -96,10 +96,21 @@ fn build_namespace() -> Result<Namespace> {
     }
     namespace.ip(&format!("route add blackhole 10.{HOLE}.0.0/24\nroute add blackhole fd{HOLE}::/64"))?;
     namespace.forward()?;
-    let shut = Interface::Shut.name();
+    let shut = name(Interface::Shut);
     namespace.sysctl(&format!("net.ipv4.conf.{shut}.forwarding"), "0")?;
     namespace.sysctl(&format!("net.ipv6.conf.{shut}.forwarding"), "0")?;
     Ok(namespace)
+}
+
+/// An interface's name in the namespace.
+fn name(interface: Interface) -> &'static str {
+    match interface {
+        Interface::Up0 => "up0",
+        Interface::Pod0 => "pod0",
+        Interface::Up1 => "up1",
+        Interface::Thin => "thin",
+        Interface::Shut => "shut",
+    }
 }
 
 fn text(mac: [u8; 6]) -> String {
@@ -107,8 +118,8 @@ fn text(mac: [u8; 6]) -> String {
 }
 
 fn index_of(namespace: &Namespace, interface: Interface) -> Result<u32> {
-    let index = namespace.enter(|| nix::net::if_::if_nametoindex(interface.name()))?;
-    index.with_context(|| format!("index of {}", interface.name()))
+    let index = namespace.enter(|| nix::net::if_::if_nametoindex(name(interface)))?;
+    index.with_context(|| format!("index of {}", name(interface)))
 }
 
 /// The words of the kernel's `struct __sk_buff` up to its end, with the interface's index in place.

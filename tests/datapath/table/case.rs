@@ -20,6 +20,8 @@ pub(crate) enum Expect {
     Drop(DropReason),
     /// Ends, for this reason, which was found out when its flow was made already.
     DropLate(DropReason),
+    /// Is dropped for this reason, and becomes this error to its sender, out of the interface it came by.
+    Answered(DropReason, Box<Spec>),
     /// Leaves like this, counted for this backend (ICMP errors are not).
     Out(Way, Box<Spec>, Option<(usize, Direction)>),
 }
@@ -78,6 +80,11 @@ impl Case {
         self.send(at, packet.frame(), Expect::DropLate(reason));
     }
 
+    /// A packet that is answered with an ICMP error.
+    pub(crate) fn answers(&mut self, at: (Hook, Interface), packet: &Spec, reason: DropReason, kind: (u8, u8, u32)) {
+        self.send(at, packet.frame(), Expect::Answered(reason, Box::new(packet.answered(kind))));
+    }
+
     /// A packet towards a backend, and how it leaves.
     pub(crate) fn to_backend(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
@@ -91,18 +98,6 @@ impl Case {
     /// An ICMP error, and how it leaves.
     pub(crate) fn translates(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), None));
-    }
-
-    /// A frame that is not as any [`Spec`] says, and how it leaves towards a backend.
-    pub(crate) fn to_backend_raw(
-        &mut self,
-        at: (Hook, Interface),
-        frame: Vec<u8>,
-        way: Way,
-        out: Spec,
-        backend: usize,
-    ) {
-        self.send(at, frame, Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
     }
 
     pub(crate) fn then(&mut self, step: Step) {

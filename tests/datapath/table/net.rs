@@ -33,17 +33,6 @@ impl Interface {
         self as u8
     }
 
-    /// Its name in the namespace.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Up0 => "up0",
-            Self::Pod0 => "pod0",
-            Self::Up1 => "up1",
-            Self::Thin => "thin",
-            Self::Shut => "shut",
-        }
-    }
-
     /// The largest IP packet that it takes.
     pub(crate) fn mtu(self) -> u32 {
         if self == Self::Thin { 1280 } else { 1500 }

@@ -67,6 +67,8 @@ pub(crate) struct Spec {
     pub(crate) payload: Vec<u8>,
     pub(crate) shape: Shape,
     pub(crate) part: Part,
+    /// Made by Weir itself: no flow label, and may be fragmented.
+    pub(crate) ours: bool,
 }
 
 pub(crate) fn packet(body: Body, src: SocketAddr, dst: SocketAddr) -> Spec {
@@ -79,6 +81,7 @@ pub(crate) fn packet(body: Body, src: SocketAddr, dst: SocketAddr) -> Spec {
         payload: Vec::new(),
         shape: Shape::Plain,
         part: Part::Whole,
+        ours: false,
     }
 }
 
@@ -122,6 +125,13 @@ impl Spec {
         packet(Body::Icmp(icmp), SocketAddr::new(from, 0), SocketAddr::new(self.src.ip(), 0))
     }
 
+    /// Weir's own error to this packet's sender, in the name of whom it was sent to; it quotes the headers.
+    pub(crate) fn answered(&self, kind: (u8, u8, u32)) -> Self {
+        let headers = if matches!(self.body, Body::Tcp(_)) { 20 } else { 8 };
+        let bytes = self.l4() - self.l3() + headers;
+        Self { ours: true, macs: [self.macs[1], self.macs[0]], ..self.error(self.dst.ip(), kind, bytes) }
+    }
+
     /// The whole frame.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let mut frame = self.macs.concat();
@@ -163,7 +173,7 @@ impl Spec {
                         .expect("fits");
                 header.options = self.v4_options();
                 header.set_payload_len(transport.len()).expect("fits");
-                header.dont_fragment = self.part == Part::Whole;
+                header.dont_fragment = self.part == Part::Whole && !self.ours;
                 header.more_fragments = self.part == Part::First;
                 let offset = if self.part == Part::Later { 100 } else { 0 };
                 header.fragment_offset = offset.try_into().expect("13 bits");
@@ -174,7 +184,7 @@ impl Spec {
                 let (next, extensions) = self.v6_extensions();
                 let header = Ipv6Header {
                     traffic_class: 0,
-                    flow_label: Ipv6FlowLabel::try_new(0x12345).expect("20 bits"),
+                    flow_label: Ipv6FlowLabel::try_new(if self.ours { 0 } else { 0x12345 }).expect("20 bits"),
                     payload_length: (extensions.len() + transport.len()) as u16,
                     next_header: IpNumber(next),
                     hop_limit: self.ttl,

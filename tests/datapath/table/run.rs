@@ -158,6 +158,10 @@ impl<S: Subject> Running<'_, S> {
                 *now.drops.entry(*reason).or_default() += 1;
                 (Fate::Drop, frame.to_vec())
             }
+            Expect::Answered(reason, out) => {
+                *now.drops.entry(*reason).or_default() += 1;
+                (Fate::Out(Some(via)), out.frame())
+            }
             Expect::Out(way, out, counted) => {
                 if let Some((index, direction)) = counted {
                     now.traffic[*index] = added(now.traffic[*index], *direction, out.ip().len());
@@ -174,7 +178,7 @@ impl<S: Subject> Running<'_, S> {
             before.drops,
             seen.drops
         );
-        if let Expect::Out(..) = expect {
+        if let Expect::Out(..) | Expect::Answered(..) = expect {
             verify::checksums(&after).map_err(|e| anyhow::anyhow!("at {hook:?}: {e} in {}", hex(&after)))?;
         }
         equal(&format!("the packet after {hook:?}"), &hex(&after), &hex(&expected_frame))?;

@@ -6,8 +6,8 @@ use lb_ebpf::{env::Hook, flow::Direction::In};
 use super::{CLIENTS, FAMILIES, PROTOCOLS, lives::travel};
 use crate::table::{
     case::{Case, Step},
-    net::{Interface, Way},
-    packet::{ACK, SYN, Spec, tcp, udp},
+    net::{Family, Interface, Way, ip},
+    packet::{ACK, SYN, Shape, Spec, tcp, udp},
     world::{Place, World},
 };
 
@@ -71,6 +71,22 @@ fn no_route(world: World) -> Case {
     case
 }
 
+/// The kinds of Weir's own errors.
+fn too_big_kind(case: &Case) -> (u8, u8, u32) {
+    if case.world.family == Family::V4 { (3, 4, 1280) } else { (2, 0, 1280) }
+}
+
+fn over(case: &Case) -> (u8, u8, u32) {
+    if case.world.family == Family::V4 { (11, 0, 0) } else { (3, 0, 0) }
+}
+
+/// An error for the backend, about an answer of it, that is itself too big for the way there.
+fn large_error(case: &Case) -> Spec {
+    let (vip, client) = (case.world.vip(0), case.world.client());
+    let answer = if case.world.protocol == Protocol::Tcp { tcp(ACK, vip, client) } else { udp(vip, client) };
+    answer.payload(1400).error(client.ip(), too_big_kind(case), 1300)
+}
+
 /// One byte more than the way takes.
 fn too_big(world: World) -> Case {
     let mut case = named("too big", world.clone());
@@ -79,8 +95,12 @@ fn too_big(world: World) -> Case {
     let large = opening(&world).payload(1281 - headers);
     for _ in 0..2 {
         case.defers((Hook::Xdp, Interface::Up0), &large);
-        case.drops_late(CLIENTS, &large, DropReason::TooBig);
+        case.answers(CLIENTS, &large, DropReason::TooBig, too_big_kind(&case));
     }
+    for shape in [Shape::Options, Shape::Padded] {
+        case.answers(CLIENTS, &large.clone().shape(shape), DropReason::TooBig, too_big_kind(&case));
+    }
+    case.drops_late(CLIENTS, &large_error(&case), DropReason::TooBig);
     made_once(&mut case);
     let out = fits.clone().dst(world.endpoint(0)).ttl(63);
     case.to_backend(CLIENTS, &fits, Way::Out(Interface::Thin), out, 0);
@@ -94,7 +114,14 @@ fn last_hop(world: World) -> Case {
     let way = if world.backends[0].0 == Place::Local { Interface::Pod0 } else { Interface::Up1 };
     for ttl in [0, 1] {
         case.defers((Hook::Xdp, Interface::Up0), &packet.clone().ttl(ttl));
-        case.drops_late(CLIENTS, &packet.clone().ttl(ttl), DropReason::TtlExceeded);
+        case.answers(CLIENTS, &packet.clone().ttl(ttl), DropReason::TtlExceeded, over(&case));
+    }
+    let many = packet.clone().shape(Shape::ManyOptions).ttl(1);
+    if world.family == Family::V6 && world.protocol == Protocol::Tcp {
+        // More headers than an answer quotes.
+        case.drops_late(CLIENTS, &many, DropReason::TtlExceeded);
+    } else {
+        case.answers(CLIENTS, &many, DropReason::TtlExceeded, over(&case));
     }
     made_once(&mut case);
     let out = packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(1);
@@ -110,7 +137,11 @@ fn last_hop_of_answers(world: World) -> Case {
     travel(&mut case, In, first, 0);
     let packet = answer(world.endpoint(0), world.peer(0));
     case.defers((Hook::Xdp, Interface::Up1), &packet.clone().ttl(1));
-    case.drops((Hook::Ingress, Interface::Up1), packet.clone().ttl(1).frame(), DropReason::TtlExceeded);
+    case.answers((Hook::Ingress, Interface::Up1), &packet.clone().ttl(1), DropReason::TtlExceeded, over(&case));
+    // An error about an error is never sent.
+    let router = ip(world.family, Interface::Up1.number(), 8);
+    let error = first(world.peer(0), world.endpoint(0)).error(router, over(&case), 100).ttl(1);
+    case.drops((Hook::Ingress, Interface::Up1), error.frame(), DropReason::TtlExceeded);
     made_once(&mut case);
     let out = answer(world.vip(0), world.client()).ttl(1);
     case.to_client((Hook::Xdp, Interface::Up1), &packet.ttl(2), Way::Out(Interface::Up0), out, 0);
