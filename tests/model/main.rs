@@ -8,4 +8,6 @@ mod reference;
 mod tables;
 #[path = "../support/testrun.rs"]
 mod testrun;
+mod traffic;
+mod two_cpus;
 mod world;
