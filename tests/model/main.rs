@@ -3,6 +3,7 @@
 mod beside;
 mod frames;
 mod operations;
+mod overflow;
 mod random;
 mod reference;
 mod tables;
