@@ -1,14 +1,12 @@
 //! A new flow: its backend, its forward entry, and a reply entry that is like no other: under full NAT a free source port.
 
-use core::ptr::{addr_of, read_volatile};
-
 use lb_common::{Addr, Backend, DropReason, Flow, FlowState, Frontend, Port};
 
 use crate::{
     env::{Env, Event, Scratch, Table},
     flow::{self, count_change, first_state},
     select,
-    table::{self, Hit, Key, NO_LINK, Outcome, Place, bucket_of, key_of},
+    table::{self, Hit, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
 /// Source ports tried for one connection before it is dropped.
@@ -151,18 +149,4 @@ pub fn is_orphan<E: Env>(env: &E, reply: &Hit, now: u32) -> bool {
     bucket_of(env, Table::Forward, reply.link)
         .and_then(|bucket| table::link_at(bucket, reply.link))
         .is_none_or(|link| link != reply.slot)
-}
-
-/// The client's address and port, and the frontend's id, of a forward entry.
-#[inline(always)]
-pub fn forward_key(bucket: *mut lb_common::Bucket, slot: u32) -> Key {
-    let flow = table::way_ptr(bucket, slot);
-    // SAFETY: in bounds of a bucket; the caller checks the entry's generation afterwards.
-    unsafe {
-        Key {
-            addr: read_volatile(addr_of!((*flow).addr)),
-            port: read_volatile(addr_of!((*flow).port)),
-            id: read_volatile(addr_of!((*flow).id)),
-        }
-    }
 }

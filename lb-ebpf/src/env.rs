@@ -10,6 +10,38 @@ use crate::{
     table::{Hit, Inserted},
 };
 
+/// A place in a map: valid as long as the program runs, and changed by others meanwhile.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Vouches for a place.
+    ///
+    /// # Safety
+    /// `place` is valid and aligned for as long as this value and its copies are used, and whoever else uses it meanwhile does so
+    /// in the way that its map documents: atomically, volatile, or under a lock.
+    #[inline(always)]
+    pub const unsafe fn new(place: *mut T) -> Self {
+        Self(place)
+    }
+
+    /// The place.
+    #[inline(always)]
+    pub const fn ptr(self) -> *mut T {
+        self.0
+    }
+}
+
 /// Which of the two flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Table {
@@ -145,8 +177,8 @@ pub struct Limits {
     pub tcp_idle: u32,
 }
 
-/// The pipeline's surroundings. References into maps stay valid for the packet's time; what others change meanwhile is read and
-/// written through raw pointers.
+/// The pipeline's surroundings. References into maps stay valid for the packet's time; what others change meanwhile is
+/// [`Shared`].
 pub trait Env {
     /// Where this is.
     fn hook(&self) -> Hook;
@@ -167,21 +199,21 @@ pub trait Env {
     /// A backend.
     fn backend(&self, index: u32) -> Option<&Backend>;
     /// A backend's counts.
-    fn load(&self, index: u32) -> Option<*mut BackendLoad>;
+    fn load(&self, index: u32) -> Option<Shared<BackendLoad>>;
     /// This CPU's packets and bytes of a backend.
-    fn traffic(&self, index: u32) -> Option<*mut Traffic>;
+    fn traffic(&self, index: u32) -> Option<Shared<Traffic>>;
     /// What a sweep has found of a backend.
-    fn recount(&self, index: u32) -> Option<*mut Recount>;
+    fn recount(&self, index: u32) -> Option<Shared<Recount>>;
     /// A slot of the selection tables.
     fn slot(&self, index: u32) -> Option<u64>;
     /// A service's round-robin cursor.
-    fn cursor(&self, service: u32) -> Option<*mut u64>;
+    fn cursor(&self, service: u32) -> Option<Shared<u64>>;
     /// Whom a client stays with.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
     /// Remembers whom a client stays with.
     fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue);
     /// A bucket.
-    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket>;
+    fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>>;
     /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route;
     /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow

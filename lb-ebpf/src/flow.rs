@@ -6,7 +6,7 @@ use lb_common::{BackendLoad, FlowState, abi::timeout};
 
 use crate::{
     atomic,
-    env::{Env, Limits, Table},
+    env::{Env, Limits, Shared, Table},
     parse::{Parsed, protocol, tcp},
     table::{self, Busy, Hit, bucket_of},
 };
@@ -122,18 +122,18 @@ pub enum Count {
 
 /// Adds to one of a backend's counts, wrapping.
 #[inline(always)]
-pub fn add(load: *mut BackendLoad, count: Count, value: u64) {
+pub fn add(load: Shared<BackendLoad>, count: Count, value: u64) {
     if value == 0 {
         return;
     }
     // SAFETY: `load` points into a map that is changed by atomic additions only.
     unsafe {
         let cell = match count {
-            Count::Active => addr_of_mut!((*load).active),
-            Count::Pending => addr_of_mut!((*load).pending),
-            Count::Connections => addr_of_mut!((*load).connections),
-            Count::Closed => addr_of_mut!((*load).closed),
-            Count::Resets => addr_of_mut!((*load).resets),
+            Count::Active => addr_of_mut!((*load.ptr()).active),
+            Count::Pending => addr_of_mut!((*load.ptr()).pending),
+            Count::Connections => addr_of_mut!((*load.ptr()).connections),
+            Count::Closed => addr_of_mut!((*load.ptr()).closed),
+            Count::Resets => addr_of_mut!((*load.ptr()).resets),
         };
         atomic::fetch_add(cell, value);
     }

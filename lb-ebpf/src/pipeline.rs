@@ -7,7 +7,7 @@
 use lb_common::{BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic};
 
 use crate::{
-    create::{create, forward_key},
+    create::create,
     env::{Env, Event, Hook, Route, Scratch, Table, Tuple},
     flow::{self, Direction},
     icmp,
@@ -220,7 +220,7 @@ pub fn reply_flow<E: Env>(env: &E, scratch: &mut Scratch) -> Option<Key> {
     }
     let (reply, slot) = (scratch.other.slot, scratch.other.link);
     let bucket = table::bucket_of(env, Table::Forward, slot)?;
-    let key = forward_key(bucket, slot);
+    let key = table::key_at(bucket, slot);
     (table::at(bucket, slot, &mut scratch.hit) && scratch.hit.link == reply).then_some(key)
 }
 
@@ -272,7 +272,7 @@ fn count<E: Env>(env: &E, backend: u32, direction: Direction, packets: u64, byte
     let Some(traffic) = env.traffic(backend) else { return };
     // SAFETY: this CPU's own element; nobody else writes it while a program runs here.
     unsafe {
-        let Traffic { packets_in, packets_out, bytes_in, bytes_out } = &mut *traffic;
+        let Traffic { packets_in, packets_out, bytes_in, bytes_out } = &mut *traffic.ptr();
         let (p, b) = if direction == Direction::In { (packets_in, bytes_in) } else { (packets_out, bytes_out) };
         *p = p.wrapping_add(packets);
         *b = b.wrapping_add(bytes);

@@ -56,7 +56,7 @@ fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend) -> Option<u32> {
         ROUND_ROBIN | WEIGHTED_ROUND_ROBIN => {
             let cursor = env.cursor(frontend.service)?;
             // SAFETY: `cursor` points into a map and is changed only atomically.
-            (unsafe { atomic::fetch_add(cursor, 1) } % len as u64) as u32
+            (unsafe { atomic::fetch_add(cursor.ptr(), 1) } % len as u64) as u32
         }
         IP_HASH => hash::by_client(&packet.src, len),
         _ => hash::by_tuple(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol, len),
@@ -91,9 +91,9 @@ fn load<E: Env>(env: &E, index: u32) -> Option<(u64, u64)> {
     let load = env.load(index)?;
     // SAFETY: `load` points into a map; each word is read once.
     let sum = unsafe {
-        read_volatile(addr_of!((*load).active))
-            .wrapping_add(read_volatile(addr_of!((*load).pending)))
-            .wrapping_add(read_volatile(addr_of!((*load).remote)))
+        read_volatile(addr_of!((*load.ptr()).active))
+            .wrapping_add(read_volatile(addr_of!((*load.ptr()).pending)))
+            .wrapping_add(read_volatile(addr_of!((*load.ptr()).remote)))
     };
     // A count that is being corrected may be below 0 for a moment.
     let sum = (sum as i64).max(0) as u64;

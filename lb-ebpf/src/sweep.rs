@@ -6,7 +6,7 @@ use core::ptr::addr_of_mut;
 use lb_common::{BackendState, FlowState, abi::SweepResult, flow::WAYS, service::VIP_REMOVED};
 
 use crate::{
-    create::{forward_key, is_orphan},
+    create::is_orphan,
     env::{Env, Table},
     flow::{self, idle_limit},
     table::{self, Busy, Hit},
@@ -33,7 +33,7 @@ fn forward<E: Env>(env: &E, index: u32, slot: u32, now: u32, result: &mut SweepR
     let idle = now.wrapping_sub(hit.last);
     // A flow seen after `now` was read is not idle.
     let expired = idle < u32::MAX / 2 && idle > idle_limit(&env.limits(), hit.state() as u32);
-    let gone = !expired && is_gone(env, forward_key(bucket, slot).id, hit);
+    let gone = !expired && is_gone(env, table::key_at(bucket, slot).id, hit);
     if !expired && !gone {
         result.entries += 1;
         recount(env, hit);
@@ -62,8 +62,8 @@ fn recount<E: Env>(env: &E, hit: &Hit) {
     let Some(found) = env.recount(hit.backend) else { return };
     // SAFETY: only the sweep writes this map, one run at a time.
     unsafe {
-        *addr_of_mut!((*found).active) += hit.state().is_active() as u64;
-        *addr_of_mut!((*found).pending) += hit.state().is_pending() as u64;
+        *addr_of_mut!((*found.ptr()).active) += hit.state().is_active() as u64;
+        *addr_of_mut!((*found.ptr()).pending) += hit.state().is_pending() as u64;
     }
 }
 

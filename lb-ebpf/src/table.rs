@@ -17,7 +17,7 @@ use lb_common::{
 
 use crate::{
     atomic,
-    env::{Env, Limits, Table},
+    env::{Env, Limits, Shared, Table},
     flow::{Step, idle_limit},
 };
 
@@ -113,29 +113,29 @@ fn way_of(slot: u32) -> usize {
 
 /// The bucket of a slot.
 #[inline(always)]
-pub fn bucket_of<E: Env>(env: &E, table: Table, slot: u32) -> Option<*mut Bucket> {
+pub fn bucket_of<E: Env>(env: &E, table: Table, slot: u32) -> Option<Shared<Bucket>> {
     env.bucket(table, slot / WAYS as u32)
 }
 
 #[inline(always)]
-fn load_meta(bucket: *mut Bucket, way: usize) -> u32 {
+fn load_meta(bucket: Shared<Bucket>, way: usize) -> u32 {
     // SAFETY: `bucket` points to a bucket in a map and `way` is masked; others may write, hence volatile.
-    unsafe { read_volatile(addr_of!((*bucket).meta[way & (WAYS - 1)])) }
+    unsafe { read_volatile(addr_of!((*bucket.ptr()).meta[way & (WAYS - 1)])) }
 }
 
 #[inline(always)]
-fn store_meta(bucket: *mut Bucket, way: usize, value: u32) {
+fn store_meta(bucket: Shared<Bucket>, way: usize, value: u32) {
     compiler_fence(Ordering::SeqCst);
     // SAFETY: as `load_meta`; the caller holds the lock.
-    unsafe { write_volatile(addr_of_mut!((*bucket).meta[way & (WAYS - 1)]), value) }
+    unsafe { write_volatile(addr_of_mut!((*bucket.ptr()).meta[way & (WAYS - 1)]), value) }
     compiler_fence(Ordering::SeqCst);
 }
 
 /// The way itself, to read or (under the lock, or the `last` word alone) to write.
 #[inline(always)]
-pub fn way_ptr(bucket: *mut Bucket, slot: u32) -> *mut Flow {
+fn way_ptr(bucket: Shared<Bucket>, slot: u32) -> *mut Flow {
     // SAFETY: in bounds of the bucket: the way is masked.
-    unsafe { addr_of_mut!((*bucket).ways[way_of(slot)]) }
+    unsafe { addr_of_mut!((*bucket.ptr()).ways[way_of(slot)]) }
 }
 
 #[inline(always)]
@@ -153,7 +153,7 @@ fn matches(flow: *const Flow, key: &Key) -> bool {
 
 /// Reads an entry, if it is still the one that `meta` was read of.
 #[inline(always)]
-fn read(bucket: *mut Bucket, slot: u32, meta: u32, out: &mut Hit) -> bool {
+fn read(bucket: Shared<Bucket>, slot: u32, meta: u32, out: &mut Hit) -> bool {
     let flow = way_ptr(bucket, slot);
     // SAFETY: `flow` points into a bucket; a torn read is found out below.
     unsafe {
@@ -171,7 +171,7 @@ fn read(bucket: *mut Bucket, slot: u32, meta: u32, out: &mut Hit) -> bool {
 
 /// Looks a key up without a lock; whether it is there.
 #[inline(never)]
-pub fn find(bucket: *mut Bucket, place: Place, key: &Key, out: &mut Hit) -> bool {
+pub fn find(bucket: Shared<Bucket>, place: Place, key: &Key, out: &mut Hit) -> bool {
     for way in 0..WAYS {
         let meta = load_meta(bucket, way);
         if (meta >> 16) as u16 != place.tag() || meta as u8 == FlowState::Free as u8 {
@@ -187,14 +187,14 @@ pub fn find(bucket: *mut Bucket, place: Place, key: &Key, out: &mut Hit) -> bool
 
 /// Reads what stands in a slot now; whether there is anything.
 #[inline(always)]
-pub fn at(bucket: *mut Bucket, slot: u32, out: &mut Hit) -> bool {
+pub fn at(bucket: Shared<Bucket>, slot: u32, out: &mut Hit) -> bool {
     let meta = load_meta(bucket, way_of(slot));
     meta as u8 != FlowState::Free as u8 && read(bucket, slot, meta, out)
 }
 
 /// The slot that the entry in `slot` names as its other one, if there is an entry.
 #[inline(always)]
-pub fn link_at(bucket: *mut Bucket, slot: u32) -> Option<u32> {
+pub fn link_at(bucket: Shared<Bucket>, slot: u32) -> Option<u32> {
     let meta = load_meta(bucket, way_of(slot));
     // SAFETY: in bounds of the bucket; one word.
     let link = unsafe { read_volatile(addr_of!((*way_ptr(bucket, slot)).link)) };
@@ -203,12 +203,27 @@ pub fn link_at(bucket: *mut Bucket, slot: u32) -> Option<u32> {
     (now as u8 != FlowState::Free as u8 && meta_generation(now) == meta_generation(meta)).then_some(link)
 }
 
+/// The client and frontend (or peer and endpoint) of the entry in `slot`; the caller looks at the entry afterwards to see that it is
+/// still the one.
+#[inline(always)]
+pub fn key_at(bucket: Shared<Bucket>, slot: u32) -> Key {
+    let flow = way_ptr(bucket, slot);
+    // SAFETY: in bounds of the bucket; a torn read is the caller's to find out.
+    unsafe {
+        Key {
+            addr: read_volatile(addr_of!((*flow).addr)),
+            id: read_volatile(addr_of!((*flow).id)),
+            port: read_volatile(addr_of!((*flow).port)),
+        }
+    }
+}
+
 /// Takes a bucket's lock; `false` after a bounded number of attempts.
 #[inline(never)]
-pub fn lock(bucket: *mut Bucket) -> bool {
+pub fn lock(bucket: Shared<Bucket>) -> bool {
     for _ in 0..LOCK_TRIES {
         // SAFETY: the lock word is in the map and touched only atomically.
-        if unsafe { atomic::compare_exchange(addr_of_mut!((*bucket).lock), 0, 1) } {
+        if unsafe { atomic::compare_exchange(addr_of_mut!((*bucket.ptr()).lock), 0, 1) } {
             return true;
         }
     }
@@ -217,10 +232,10 @@ pub fn lock(bucket: *mut Bucket) -> bool {
 
 /// Gives a bucket's lock back.
 #[inline(always)]
-pub fn unlock(bucket: *mut Bucket) {
+pub fn unlock(bucket: Shared<Bucket>) {
     compiler_fence(Ordering::SeqCst);
     // SAFETY: as in `lock`; an exchange is a full barrier on every architecture.
-    unsafe { atomic::exchange(addr_of_mut!((*bucket).lock), 0) };
+    unsafe { atomic::exchange(addr_of_mut!((*bucket.ptr()).lock), 0) };
 }
 
 /// How an insertion ended.
@@ -291,7 +306,7 @@ pub fn insert<E: Env>(env: &E, place: Place, flow: &Flow, state: FlowState, out:
 #[inline(always)]
 fn insert_locked<E: Env>(
     env: &E,
-    bucket: *mut Bucket,
+    bucket: Shared<Bucket>,
     place: Place,
     flow: &Flow,
     state: FlowState,
@@ -316,7 +331,7 @@ fn insert_locked<E: Env>(
 
 /// The way that gives itself up most willingly; among equals the one not seen for longest.
 #[inline(always)]
-fn roomiest(bucket: *mut Bucket, limits: &Limits, now: u32) -> Option<usize> {
+fn roomiest(bucket: Shared<Bucket>, limits: &Limits, now: u32) -> Option<usize> {
     let mut best = 0_u64;
     for way in 0..WAYS {
         let state = load_meta(bucket, way) & 0xf;
@@ -332,7 +347,7 @@ fn roomiest(bucket: *mut Bucket, limits: &Limits, now: u32) -> Option<usize> {
 
 /// Frees a slot if it still holds the entry that `hit` is of, which is told what the entry said last; whether it did.
 #[inline(never)]
-pub fn remove(bucket: *mut Bucket, hit: &mut Hit) -> Result<bool, Busy> {
+pub fn remove(bucket: Shared<Bucket>, hit: &mut Hit) -> Result<bool, Busy> {
     if !lock(bucket) {
         return Err(Busy);
     }
@@ -353,7 +368,7 @@ pub struct Busy;
 /// Moves an entry's state on, if it is still the flow that `seen` is of; its states before and after as two bytes (both 0: it
 /// is gone).
 #[inline(never)]
-pub fn change(bucket: *mut Bucket, seen: &Hit, step: Step) -> Result<u32, Busy> {
+pub fn change(bucket: Shared<Bucket>, seen: &Hit, step: Step) -> Result<u32, Busy> {
     if !lock(bucket) {
         return Err(Busy);
     }
@@ -372,7 +387,7 @@ pub fn change(bucket: *mut Bucket, seen: &Hit, step: Step) -> Result<u32, Busy> 
 
 /// Names the other entry and the source port in the entry that `new` is of; `false` if it is gone already, or locked.
 #[inline(never)]
-pub fn set_link(bucket: *mut Bucket, new: &Hit) -> bool {
+pub fn set_link(bucket: Shared<Bucket>, new: &Hit) -> bool {
     if !lock(bucket) {
         return false;
     }
@@ -393,7 +408,7 @@ pub fn set_link(bucket: *mut Bucket, new: &Hit) -> bool {
 
 /// Says that the flow was seen now. One word, written only when its second changes.
 #[inline(always)]
-pub fn touch(bucket: *mut Bucket, hit: &Hit, now: u32) {
+pub fn touch(bucket: Shared<Bucket>, hit: &Hit, now: u32) {
     if hit.last != now {
         // SAFETY: in bounds; a lone word that needs no lock. If the way was given away meanwhile, the new flow is seen now too.
         unsafe { write_volatile(addr_of_mut!((*way_ptr(bucket, hit.slot)).last), now) };

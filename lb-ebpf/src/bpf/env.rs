@@ -15,7 +15,7 @@ use lb_common::{
     counters::Recount, names::INTERFACE_XDP,
 };
 use lb_ebpf::{
-    env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Table},
+    env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Shared, Table},
     parse::Parsed,
 };
 
@@ -98,18 +98,18 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn load(&self, index: u32) -> Option<*mut BackendLoad> {
-        LOADS.get_ptr_mut(index)
+    fn load(&self, index: u32) -> Option<Shared<BackendLoad>> {
+        LOADS.get_ptr_mut(index).map(shared)
     }
 
     #[inline(always)]
-    fn traffic(&self, index: u32) -> Option<*mut Traffic> {
-        TRAFFIC.get_ptr_mut(index)
+    fn traffic(&self, index: u32) -> Option<Shared<Traffic>> {
+        TRAFFIC.get_ptr_mut(index).map(shared)
     }
 
     #[inline(always)]
-    fn recount(&self, index: u32) -> Option<*mut Recount> {
-        RECOUNTS.get_ptr_mut(index)
+    fn recount(&self, index: u32) -> Option<Shared<Recount>> {
+        RECOUNTS.get_ptr_mut(index).map(shared)
     }
 
     #[inline(always)]
@@ -118,8 +118,8 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn cursor(&self, service: u32) -> Option<*mut u64> {
-        CURSORS.get_ptr_mut(service)
+    fn cursor(&self, service: u32) -> Option<Shared<u64>> {
+        CURSORS.get_ptr_mut(service).map(shared)
     }
 
     #[inline(always)]
@@ -135,17 +135,17 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
-    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket> {
+    fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         match table {
-            Table::Forward => FLOWS.get_ptr_mut(index),
-            Table::Reply => REPLIES.get_ptr_mut(index),
+            Table::Forward => FLOWS.get_ptr_mut(index).map(shared),
+            Table::Reply => REPLIES.get_ptr_mut(index).map(shared),
         }
     }
 
     #[inline(always)]
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // A tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 != 14 {
+        if scratch.packet.l3 > 14 {
             return Route::Defer;
         }
         let xdp = self.hook == Hook::Xdp;
@@ -205,6 +205,12 @@ impl<C> Kernel<'_, C> {
         let known = || unsafe { INTERFACES.get(&interface) }.is_some_and(|flags| flags & INTERFACE_XDP != 0);
         if interface == self.interface || known() { Route::Interface(interface) } else { Route::Defer }
     }
+}
+
+#[inline(always)]
+fn shared<T>(place: *mut T) -> Shared<T> {
+    // SAFETY: an element of a map that lives as long as the program; each map's users keep to what it documents.
+    unsafe { Shared::new(place) }
 }
 
 #[inline(always)]

@@ -39,7 +39,9 @@ enum Layer {
     Kernel,
     /// Real traffic between network namespaces; needs root
     Netns,
-    /// The three in this order, all of them even when one fails; before them the lints where CI=true
+    /// The metrics under Prometheus' own promtool and server: no root
+    Prometheus,
+    /// All in this order, each of them even when one fails; before them the lints where CI=true
     All,
 }
 
@@ -50,6 +52,7 @@ impl Layer {
             Self::Host => "host",
             Self::Kernel => "kernel",
             Self::Netns => "netns",
+            Self::Prometheus => "prometheus",
             Self::All => "all",
         }
     }
@@ -57,7 +60,7 @@ impl Layer {
     /// Its test programs, of those that need root.
     fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Host | Self::All => &[],
+            Self::Host | Self::Prometheus | Self::All => &[],
             Self::Kernel => &["kernel", "model"],
             Self::Netns => &["netns"],
         }
@@ -69,7 +72,8 @@ impl Layer {
             Self::Host => &[Self::Host],
             Self::Kernel => &[Self::Kernel],
             Self::Netns => &[Self::Netns],
-            Self::All => &[Self::Host, Self::Kernel, Self::Netns],
+            Self::Prometheus => &[Self::Prometheus],
+            Self::All => &[Self::Host, Self::Prometheus, Self::Kernel, Self::Netns],
         }
     }
 }
@@ -91,22 +95,23 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
     if args.layer == Layer::All && env::var_os("CI").is_some_and(|value| value == "true") {
         outcomes.push(Outcome::of("lint", lint::everything));
     }
-    let (host, privileged): (Vec<Layer>, Vec<Layer>) =
-        args.layer.parts().iter().partition(|layer| **layer == Layer::Host);
-    if !privileged.is_empty() {
+    let parts = args.layer.parts();
+    if parts != [Layer::Host] {
         // Before the host's tests, so that the agent is compiled once, with the BPF object in it.
         outcomes.push(Outcome::of("build", build_for_tests));
     }
     let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
-    outcomes.extend(host.iter().map(|_| Outcome::of_tests("host", || host_tests(&args.arguments))));
-    if built {
-        outcomes.extend(
-            privileged
-                .iter()
-                .map(|layer| Outcome::of_tests(layer.name(), || privileged_tests(*layer, &args.arguments))),
-        );
-    }
+    let runnable = parts.iter().filter(|layer| built || **layer == Layer::Host);
+    outcomes.extend(runnable.map(|layer| Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments))));
     outcomes
+}
+
+fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
+    match layer {
+        Layer::Host => host_tests(arguments),
+        Layer::Prometheus => prometheus_tests(arguments),
+        Layer::Kernel | Layer::Netns | Layer::All => privileged_tests(layer, arguments),
+    }
 }
 
 fn build_for_tests() -> Result<()> {
@@ -117,6 +122,13 @@ fn build_for_tests() -> Result<()> {
 fn host_tests(arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
     let tests = cmd!(shell, "cargo test --locked --workspace --no-fail-fast -- {arguments...}");
+    counted(build::with_object(tests))
+}
+
+fn prometheus_tests(arguments: &[String]) -> Result<Counts> {
+    let shell = shell::in_root()?;
+    let tests =
+        cmd!(shell, "cargo test --locked --package lb-agent --features tools --test prometheus -- {arguments...}");
     counted(build::with_object(tests))
 }
 
