@@ -18,13 +18,13 @@ const NEXT: i32 = -1;
 /// How far headers go that are put back: Ethernet, IPv4 without options, ports.
 const HEADERS: usize = 38;
 
-/// The one element: turns taken so far; the first tuple of this run; their number, a power of two, less one.
+/// The one element: the next tuple of this run, counted from its first; the first one's index; their number.
 #[map(name = "control")]
 static CONTROL: Array<[u32; 4]> = Array::with_max_entries(1, 0);
 
 /// Tuples as they stand in packets: source, destination, ports, and time to live with protocol.
 #[map(name = "tuples")]
-static TUPLES: Array<[u32; 4]> = Array::with_max_entries(1 << 21, BPF_F_MMAPABLE);
+static TUPLES: Array<[u32; 4]> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
 
 #[map(name = "xdp_subject")]
 static XDP_SUBJECT: ProgramArray = ProgramArray::with_max_entries(1, 0);
@@ -38,9 +38,9 @@ fn restore(data: usize, end: usize) -> Option<()> {
     let control = CONTROL.get_ptr_mut(0)?;
     // SAFETY: one thread runs the driver; nobody else touches the element meanwhile.
     let index = unsafe {
-        let [turn, first, mask, _] = *control;
-        (*control)[0] = turn.wrapping_add(1);
-        first.wrapping_add(turn & mask)
+        let [next, first, count, _] = *control;
+        (*control)[0] = if next + 1 < count { next + 1 } else { 0 };
+        first + next
     };
     let [src, dst, ports, lifetime] = *TUPLES.get(index)?;
     if data + HEADERS > end {

@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, MapData, ProgramArray},
@@ -42,7 +42,7 @@ pub(crate) struct Run<'a> {
     pub(crate) turns: u32,
 }
 
-/// Tuples in the driver's map; their number is a power of two.
+/// Tuples in the driver's map.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuples {
     first: u32,
@@ -93,7 +93,6 @@ impl Driver {
 
     /// Adds tuples.
     pub(crate) fn add(&mut self, tuples: &[Tuple]) -> Result<Tuples> {
-        ensure!(tuples.len().is_power_of_two(), "{} tuples are no power of two", tuples.len());
         let added = Tuples { first: self.used, count: tuples.len() as u32 };
         for (index, tuple) in (self.used..).zip(tuples) {
             self.tuples.set(index, tuple, 0)?;
@@ -123,7 +122,7 @@ impl Driver {
     pub(crate) fn run(&mut self, subject: &ProgramFd, run: Run<'_>) -> Result<(Duration, u32)> {
         let map = self.object.map_mut(&format!("{}_subject", run.hook.name())).context("the driver's jump table")?;
         ProgramArray::try_from(map)?.set(0, subject, 0)?;
-        self.control.set(0, [0, run.tuples.first, run.tuples.count - 1, 0], 0)?;
+        self.control.set(0, [0, run.tuples.first, run.tuples.count, 0], 0)?;
         let context = context(run.hook, self.interface, run.template.len());
         let options = TestRunOptions {
             data_in: Some(run.template),

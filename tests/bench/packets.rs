@@ -25,7 +25,7 @@ const MILLION: u32 = 1 << 20;
 /// New flows in one measurement.
 const NEW: u32 = 1 << 15;
 /// Turns of a measurement that changes nothing lasting.
-const TURNS: u32 = 1 << 18;
+const TURNS: u32 = 1 << 17;
 
 /// What the programs answer when they send a packet on, and when they let it pass.
 const SENT: [u32; 2] = [3, 7];
@@ -111,31 +111,32 @@ fn cases(driver: &mut Driver, stages: &mut [Stage; 2]) -> Result<Vec<Case>> {
     let web = SocketAddrV4::new(FRONTEND, MAGLEV_PORT);
     let least = SocketAddrV4::new(FRONTEND, LEAST_PORT);
     let nobody = SocketAddrV4::new(FRONTEND, 9);
-    let mut add = |count, first, to, protocol| driver.add(&traffic::clients(count, first, to, protocol));
-    let tcp = add(MANY, CLIENTS, web, Protocol::Tcp)?;
-    let udp = add(MANY, CLIENTS, web, Protocol::Udp)?;
-    let million = add(MILLION, CLIENTS, web, Protocol::Tcp)?;
-    let new = add(NEW, NEWCOMERS, web, Protocol::Tcp)?;
-    let new_least = add(NEW, NEWCOMERS, least, Protocol::Tcp)?;
-    let foreign = add(MANY, CLIENTS, nobody, Protocol::Tcp)?;
     let [ordinary, large] = stages;
-    open(driver, ordinary, tcp, Protocol::Tcp)?;
-    open(driver, ordinary, udp, Protocol::Udp)?;
-    open(driver, large, million, Protocol::Tcp)?;
+    open(driver, ordinary, MANY, Protocol::Tcp)?;
+    open(driver, ordinary, MANY, Protocol::Udp)?;
+    open(driver, large, MILLION, Protocol::Tcp)?;
     ordinary.establish()?;
     large.establish()?;
-    let replies = driver.add(&ordinary.replies())?;
+    let [tcp, replies] = ordinary.known(Protocol::Tcp);
+    let [udp, _] = ordinary.known(Protocol::Udp);
+    let [million, _] = large.known(Protocol::Tcp);
+    eprintln!("packets: {} and {} TCP flows, {} UDP flows", tcp.len(), million.len(), udp.len());
+    let (tcp, replies) = (driver.add(&tcp)?, driver.add(&replies)?);
+    let (udp, million) = (driver.add(&udp)?, driver.add(&million)?);
+    let new = driver.add(&traffic::clients(NEW, NEWCOMERS, web, Protocol::Tcp))?;
+    let new_least = driver.add(&traffic::clients(NEW, NEWCOMERS, least, Protocol::Tcp))?;
+    let foreign = driver.add(&traffic::clients(MANY, CLIENTS, nobody, Protocol::Tcp))?;
     let segment = || traffic::template(Protocol::Tcp, ACK);
     let syn = || traffic::template(Protocol::Tcp, SYN);
     let case = |name, template, tuples: Tuples, kind| {
-        let (stage, turns) = if tuples.len() == MILLION { (1, MILLION) } else { (0, TURNS) };
-        let turns = if kind == Kind::New { tuples.len() } else { turns };
-        Case { name, stage, template, tuples, turns, kind, nat: true }
+        let turns = if kind == Kind::New { tuples.len() } else { TURNS };
+        Case { name, stage: 0, template, tuples, turns, kind, nat: true }
     };
+    let on_large = |case: Case| Case { stage: 1, turns: case.tuples.len(), ..case };
     Ok(vec![
         case("established TCP, 1 flow", segment(), tcp.one(), Kind::Known),
         case("established TCP, 64k flows", segment(), tcp, Kind::Known),
-        case("established TCP, 1M flows", segment(), million, Kind::Known),
+        on_large(case("established TCP, 1M flows", segment(), million, Kind::Known)),
         Case { nat: false, ..case("reply in established TCP, 64k flows", segment(), replies, Kind::Known) },
         case("new TCP flow, maglev", syn(), new, Kind::New),
         Case { nat: false, ..case("new TCP flow, least-connections", syn(), new_least, Kind::New) },
@@ -144,10 +145,11 @@ fn cases(driver: &mut Driver, stages: &mut [Stage; 2]) -> Result<Vec<Case>> {
     ])
 }
 
-/// Opens flows, one for each tuple.
-fn open(driver: &mut Driver, stage: &mut Stage, tuples: Tuples, protocol: Protocol) -> Result<()> {
+/// Opens so many flows. A few find their bucket full of others that were not answered yet, and take the place of one.
+fn open(driver: &mut Driver, stage: &mut Stage, flows: u32, protocol: Protocol) -> Result<()> {
     let template = traffic::template(protocol, SYN);
-    let run = Run { hook: Hook::Xdp, template: &template, tuples, turns: tuples.len() };
+    let clients = traffic::clients(flows, CLIENTS, SocketAddrV4::new(FRONTEND, MAGLEV_PORT), protocol);
+    let run = Run { hook: Hook::Xdp, template: &template, tuples: driver.add(&clients)?, turns: flows };
     let program = stage.program(Hook::Xdp)?;
     run_weir(driver, stage, &program, run, Kind::New).map(drop)
 }
@@ -172,7 +174,8 @@ fn measure_case(driver: &mut Driver, stage: &mut Stage, hook: Hook, case: &Case)
     Ok((weir, Some(net(nat))))
 }
 
-/// Runs Weir's program; fails unless it has sent on, by its own count, every packet that it should, and no other.
+/// Runs Weir's program; fails unless it has sent on, by its own count, every packet that it should, and no other. Of new flows one
+/// in a thousand may find no room.
 fn run_weir(
     driver: &mut Driver,
     stage: &Stage,
@@ -184,8 +187,9 @@ fn run_weir(
     let (took, verdict) = driver.run(program, run)?;
     expect(run.hook, kind, verdict)?;
     let sent = stage.packets()? - before;
-    let expected = if kind == Kind::Foreign { 0 } else { run.turns.into() };
-    ensure!(sent == expected, "Weir has sent on {sent} packets instead of {expected}");
+    let most = if kind == Kind::Foreign { 0 } else { u64::from(run.turns) };
+    let least = if kind == Kind::New { most - most / 1000 } else { most };
+    ensure!((least..=most).contains(&sent), "Weir has sent on {sent} packets instead of {most}");
     Ok(took)
 }
 

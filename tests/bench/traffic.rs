@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use lb_common::{Flow, Protocol};
+use lb_common::{Addr, Port, Protocol};
 
 /// A tuple in the form of the driver's map: source, destination, ports, time to live and protocol, as they stand in a packet.
 pub(crate) type Tuple = [u32; 4];
@@ -14,6 +14,8 @@ pub(crate) const ACK: u8 = 0x10;
 
 /// The frontend of all cases; its port says the algorithm.
 pub(crate) const FRONTEND: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The node's own address, which a backend sees where two flows would look the same to it.
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 2);
 /// Frontend with the default algorithm.
 pub(crate) const MAGLEV_PORT: u16 = 80;
 /// Frontend with least connections.
@@ -54,10 +56,9 @@ pub(crate) fn clients(count: u32, first: Ipv4Addr, to: SocketAddrV4, protocol: P
     tuples
 }
 
-/// The tuple of a reply in a flow that is under destination NAT alone.
-pub(crate) fn reply(flow: &Flow, backend: SocketAddrV4, protocol: Protocol) -> Tuple {
-    let client = Ipv4Addr::from(flow.addr.v4_word().to_ne_bytes());
-    tuple(backend, SocketAddrV4::new(client, flow.port.number()), protocol)
+/// A socket of a map.
+pub(crate) fn socket(address: &Addr, port: Port) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(address.v4_word().to_ne_bytes()), port.number())
 }
 
 /// Fisher and Yates' shuffle, the same at every run.
