@@ -28,26 +28,27 @@ pub struct Event {
     pub reason: String,
 }
 
-/// Counts answers: `threshold` contrary ones in a row change the state.
+/// Counts answers: `threshold` contrary ones in a row change the state. The first good answer is believed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judge {
-    healthy: bool,
+    known: Option<bool>,
     contrary: u32,
 }
 
 impl Judge {
-    /// A judge of a backend that is taken to be healthy.
+    /// A judge of a backend of which nothing is known.
     pub const fn new() -> Self {
-        Self { healthy: true, contrary: 0 }
+        Self { known: None, contrary: 0 }
     }
 
-    /// Takes in one answer. Returns the new state if it is new.
+    /// Takes in one answer. Returns the state if it is new.
     pub fn hear(&mut self, good: bool, threshold: u32) -> Option<bool> {
-        self.contrary = if good == self.healthy { 0 } else { self.contrary + 1 };
-        if self.contrary < threshold {
+        self.contrary = if self.known == Some(good) { 0 } else { self.contrary + 1 };
+        let first_good = good && self.known.is_none();
+        if self.contrary < threshold && !first_good {
             return None;
         }
-        *self = Self { healthy: good, contrary: 0 };
+        *self = Self { known: Some(good), contrary: 0 };
         Some(good)
     }
 }
@@ -182,7 +183,8 @@ mod tests {
         let mut judge = Judge::new();
         let answers = [false, false, true, false, false, false, false, true, true, false, true, true, true];
         let changes: Vec<Option<bool>> = answers.iter().map(|good| judge.hear(*good, 3)).collect();
-        let wanted = [None, None, None, None, None, Some(false), None, None, None, None, None, None, Some(true)];
+        let (well, ill) = (Some(true), Some(false));
+        let wanted = [None, None, well, None, None, ill, None, None, None, None, None, None, well];
         assert_eq!(changes, wanted);
         assert_eq!(Judge::new().hear(false, 1), Some(false));
     }

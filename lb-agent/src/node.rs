@@ -28,6 +28,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Without a gateway.
     pub on_link: bool,
+    /// To the node itself: all of 127.0.0.0/8, and what a local route names, need not be an interface's address.
+    pub own: bool,
 }
 
 /// What decisions need to know of the node.
@@ -49,7 +51,7 @@ impl NodeView {
     /// Whether a backend is on this node: its endpoint says so, or, where it names no node, the address is the node's own or
     /// behind an interface that is no uplink.
     pub fn is_local(&self, node: Option<&str>, address: IpAddr) -> bool {
-        let behind = |route: &Route| route.on_link && !self.uplinks.contains(&route.interface);
+        let behind = |route: &Route| route.own || (route.on_link && !self.uplinks.contains(&route.interface));
         match node.filter(|name| !name.is_empty()) {
             Some(name) => name == self.name,
             None => self.addresses.contains(&address) || self.routes.get(&address).is_some_and(behind),
@@ -71,7 +73,7 @@ impl NodeView {
 
     /// The interface behind which a backend is; none for the node's own addresses.
     pub fn interface_of(&self, backend: IpAddr) -> Option<&str> {
-        self.routes.get(&backend).map(|route| route.interface.as_str())
+        self.routes.get(&backend).filter(|route| !route.own).map(|route| route.interface.as_str())
     }
 }
 
@@ -211,7 +213,8 @@ fn route(message: &RouteMessage, interfaces: &Interfaces) -> Option<Route> {
     if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
         return None;
     }
-    let mut route = Route { on_link: true, ..Route::default() };
+    let own = message.header.kind == RouteType::Local;
+    let mut route = Route { on_link: true, own, ..Route::default() };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.interface = interfaces.get(index)?.clone(),
@@ -268,8 +271,8 @@ mod tests {
 
     fn view() -> NodeView {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let route =
-            |interface: &str, on_link| Route { interface: interface.into(), source: Some(ip("10.0.0.1")), on_link };
+        let source = Some(ip("10.0.0.1"));
+        let route = |interface: &str, on_link| Route { interface: interface.into(), source, on_link, own: false };
         NodeView {
             name: "a".into(),
             addresses: [ip("10.0.0.1"), ip("127.0.0.1"), ip("fe80::1"), ip("fd00::1")].into(),
@@ -279,6 +282,7 @@ mod tests {
                 (ip("10.1.0.2"), route("veth1", true)),
                 (ip("10.0.0.9"), route("eth0", true)),
                 (ip("10.2.0.9"), route("tun0", false)),
+                (ip("10.3.0.1"), Route { own: true, ..route("eth0", true) }),
             ]
             .into(),
         }
@@ -294,6 +298,7 @@ mod tests {
             (Some(""), "10.1.0.2", true, "an empty node name is none"),
             (None, "10.0.0.9", false, "on-link at the uplink"),
             (None, "10.2.0.9", false, "behind a gateway"),
+            (None, "10.3.0.1", true, "a local route names it"),
             (None, "192.0.2.1", false, "no route"),
         ];
         for (node, address, wanted, why) in cases {
@@ -344,6 +349,6 @@ mod tests {
         let loopback = "127.0.0.1".parse().unwrap();
         assert!(netlink.addresses().await.unwrap().contains(&loopback));
         let route = netlink.route("127.0.0.2".parse().unwrap(), &interfaces).await.unwrap();
-        assert_eq!((route.interface.as_str(), route.source), ("lo", Some(loopback)));
+        assert_eq!((route.interface.as_str(), route.source, route.own), ("lo", Some(loopback), true));
     }
 }

@@ -6,6 +6,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
+pub mod answer;
 pub mod atomic;
 pub mod checksum;
 pub mod create;

@@ -15,7 +15,7 @@ macro_rules! plain {
 }
 plain!(
     u16, u32, u64, [u8; 2], [u8; 4], [u8; 6], [u8; 8], [u8; 12], [u16; 2], [u16; 4], [u32; 2], [u32; 4], [u32; 5],
-    [u32; 8]
+    [u32; 7], [u32; 8], [u32; 12]
 );
 
 /// No offset in a packet is larger; the verifier wants to know.
@@ -36,6 +36,15 @@ pub trait Packet {
     /// Applies to the transport checksum at `offset` the difference of what is in the pseudo header and of what is in the data:
     /// a checksum that the device will finish covers the pseudo header only.
     fn fix_transport_checksum(&mut self, offset: u32, change: TransportChange) -> Option<()>;
+    /// The EtherType, if the packet begins with its IP header: at tc on interfaces without Ethernet, and behind generic XDP, which
+    /// loses the Ethernet header's length when it has to copy a packet (Linux 6.18: `skb_pp_cow_data` leaves `mac_len` 0).
+    fn bare(&self) -> Option<u16> {
+        None
+    }
+    /// Cuts the frame to its first `keep` bytes and opens `room` bytes behind its Ethernet header, of any content. Not every hook can.
+    fn reshape(&mut self, _keep: u32, _room: u32) -> Option<()> {
+        None
+    }
 }
 
 /// What a transport checksum has to follow.

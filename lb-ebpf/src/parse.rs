@@ -96,22 +96,31 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Not inlined, and its result is in memory: the verifier follows what comes next once, not once for every way through the headers.
 #[inline(never)]
 pub fn frame<P: Packet>(packet: &P, out: &mut Parsed) -> Outcome {
-    let Some(mut ethertype) = packet.load::<u16>(12).map(u16::from_be) else { return Outcome::Truncated };
+    let Some((l3, ethertype)) = link(packet) else { return Outcome::Truncated };
+    match ethertype {
+        ETHERTYPE_IPV4 => network(packet, l3, true, false, out),
+        ETHERTYPE_IPV6 => network(packet, l3, false, false, out),
+        _ => Outcome::Other,
+    }
+}
+
+/// Where the IP header starts, and what it says it is.
+#[inline(always)]
+fn link<P: Packet>(packet: &P) -> Option<(u32, u16)> {
+    if let Some(ethertype) = packet.bare() {
+        return Some((0, ethertype));
+    }
+    let mut ethertype = packet.load::<u16>(12).map(u16::from_be)?;
     let mut l3 = ETHERNET;
     // 802.1ad and 802.1Q: at most two tags.
     for _ in 0..2 {
         if ethertype != 0x8100 && ethertype != 0x88a8 {
             break;
         }
-        let Some(inner) = packet.load::<u16>(l3 + 2) else { return Outcome::Truncated };
-        ethertype = u16::from_be(inner);
+        ethertype = packet.load::<u16>(l3 + 2).map(u16::from_be)?;
         l3 += 4;
     }
-    match ethertype {
-        ETHERTYPE_IPV4 => network(packet, l3, true, false, out),
-        ETHERTYPE_IPV6 => network(packet, l3, false, false, out),
-        _ => Outcome::Other,
-    }
+    Some((l3, ethertype))
 }
 
 /// Reads the packet inside an ICMP error.

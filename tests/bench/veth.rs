@@ -23,8 +23,8 @@ use crate::{
 
 const KUBE_PROXY: &str = include_str!("kube-proxy.nft");
 /// Requests of one measurement.
-const KEPT_REQUESTS: u32 = 20_000;
-const CONNECTIONS: u32 = 2_000;
+const KEPT_REQUESTS: u32 = 40_000;
+const CONNECTIONS: u32 = 3_000;
 const NFTABLES: usize = 1;
 const WEIR: usize = 2;
 /// The subjects' names, in the order in which they take turns.

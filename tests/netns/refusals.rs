@@ -152,11 +152,25 @@ fn bad_manifests_leave_the_last_good_state() -> Result<()> {
         assert_eq!(agent.backends()?.iter().filter(|backend| backend.state == "ready").count(), 8);
         assert!(lab.client(|| client::ask(vip4(80))).is_ok());
     }
-    lab.manifests.write("web.yaml", &good)?;
+    Ok(())
+}
+
+#[test]
+fn a_second_claim_to_a_frontend_changes_nothing_before_and_after_a_restart() -> Result<()> {
+    let lab = Lab::local(1)?;
+    let mut agent = lab.start(&lab.web(), Options::default())?;
+    // A name before "web": it must not win by the alphabet what "web" has.
     lab.write(&lab.web().named("thief", 80))?;
-    wait_until(weir_tests::agent::PATIENCE, || {
-        Ok(agent.log().contains("10.99.0.1:80/TCP") && agent.log().contains("default/thief"))
-    })?;
-    assert!(agent.backends()?.iter().all(|backend| backend.service == "web"), "the first keeps the frontend");
+    let told =
+        || Ok(["10.99.0.1:80/TCP", "default/thief", "default/web"].iter().all(|word| agent.log().contains(word)));
+    wait_until(weir_tests::agent::PATIENCE, told)?;
+    let all_of_web = |agent: &Agent<'_>| -> Result<bool> {
+        Ok(agent.backends()?.iter().all(|backend| backend.service == "web" && backend.state == "ready"))
+    };
+    assert!(all_of_web(&agent)?, "{:#?}", agent.backends()?);
+    agent.kill9()?;
+    agent.restart()?;
+    assert!(all_of_web(&agent)?, "{:#?}", agent.backends()?);
+    assert_eq!(lab.client(|| client::ask(vip4(80)))?, "server-0");
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Options {
 #[allow(missing_docs)]
 pub struct Backend {
     pub service: String,
-    pub frontend: String,
+    pub frontend: Option<String>,
     pub address: String,
     pub port: u16,
     pub protocol: String,
@@ -129,21 +129,33 @@ impl<'a> Agent<'a> {
 
     /// Starts it (again) and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
+        self.launch()?;
+        wait_until(PATIENCE, || self.is_ready())
+            .with_context(|| format!("weir run is not ready; it printed:\n{}", self.log()))
+    }
+
+    /// Starts it (again).
+    pub fn launch(&mut self) -> Result<()> {
         let command = self.run_command()?;
-        let running = self.running.insert(Running::start(command, &self.folder.join("log"))?);
-        let (node, metrics) = (self.node, self.options.metrics.as_str());
-        let ready = wait_until(PATIENCE, || {
-            if let Some(status) = running.ended()? {
-                bail!("weir run ended: {status}");
-            }
-            Ok(http_get(node, metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
-        });
-        ready.with_context(|| format!("weir run is not ready; it printed:\n{}", self.log()))
+        self.running = Some(Running::start(command, &self.folder.join("log"))?);
+        Ok(())
+    }
+
+    /// Whether it says that it is ready; an error if it has ended.
+    pub fn is_ready(&mut self) -> Result<bool> {
+        if let Some(status) = self.running.as_mut().context("the agent does not run")?.ended()? {
+            bail!("weir run ended: {status}");
+        }
+        Ok(http_get(self.node, &self.options.metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
     }
 
     /// `weir run` with the options.
     pub fn run_command(&self) -> Result<Command> {
-        let options = &self.options;
+        self.run_command_with(&self.options)
+    }
+
+    /// `weir run` for the same node with other options.
+    pub fn run_command_with(&self, options: &Options) -> Result<Command> {
         let mut command = self.node.command(self.binary()?)?;
         command.arg("run").arg("--manifests").arg(self.manifests.path()).arg("--pin-path").arg(self.pins.path());
         command.args(["--node-name", NODE_NAME, "--datapath", &options.datapath, "--metrics-listen", &options.metrics]);

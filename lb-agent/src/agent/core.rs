@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{BackendLoad, DropReason, SocketKey};
+use lb_common::{Backend, BackendLoad, BackendState, DropReason, SocketKey};
 
 use super::{
     desired::desired,
@@ -94,6 +94,9 @@ impl<D: Dataplane> Core<D> {
     /// Takes in a new model; `complete` says whether it is all there should be. The backends of the first are not new.
     pub fn set_model(&mut self, model: Model, complete: bool, now: Duration) {
         let age = self.began.then_some(now);
+        if !self.began {
+            self.ill = self.known_ill(&model);
+        }
         let all = model.services.iter().flat_map(|(id, port)| port.backends.keys().map(|at| (id.clone(), *at)));
         let known = std::mem::take(&mut self.born);
         self.born = all.map(|target| (target.clone(), known.get(&target).copied().unwrap_or(age))).collect();
@@ -105,15 +108,25 @@ impl<D: Dataplane> Core<D> {
         (self.model, self.complete, self.began) = (model, complete, true);
     }
 
-    /// Takes in what a health check has found. Who is well again starts slowly.
-    pub fn set_health(&mut self, target: Target, healthy: bool, now: Duration) {
+    /// Takes in what a health check has found, and says whether it is new. Who is well again starts slowly.
+    pub fn set_health(&mut self, target: Target, healthy: bool, now: Duration) -> bool {
         if !healthy {
-            self.ill.insert(target);
-        } else if self.ill.remove(&target)
-            && let Some(born) = self.born.get_mut(&target)
-        {
+            return self.ill.insert(target);
+        }
+        let recovered = self.ill.remove(&target);
+        if recovered && let Some(born) = self.born.get_mut(&target) {
             *born = Some(now);
         }
+        recovered
+    }
+
+    /// The backends that the last agent has found unhealthy: they stay so until they answer.
+    fn known_ill(&self, model: &Model) -> BTreeSet<Target> {
+        let unhealthy = self.tables.backends.values().filter(|b| b.state == BackendState::Unhealthy as u8);
+        let sockets: BTreeSet<SocketKey> = unhealthy.map(Backend::key).collect();
+        let ill = |id: &ServiceId, at: &SocketAddr| sockets.contains(&SocketKey::new(*at, id.protocol));
+        let all = model.services.iter().flat_map(|(id, port)| port.backends.keys().map(move |at| (id, at)));
+        all.filter(|(id, at)| ill(id, at)).map(|(id, at)| (id.clone(), *at)).collect()
     }
 
     /// Brings the maps in line. Returns whether anything was written.

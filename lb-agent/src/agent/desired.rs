@@ -50,5 +50,5 @@ fn service(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>) -> 
 pub fn backend_interfaces(model: &Model, node: &NodeView) -> BTreeSet<String> {
     let backends = model.services.values().flat_map(|port| port.backends.keys());
     let interfaces = backends.filter_map(|at| node.interface_of(at.ip()));
-    interfaces.filter(|name| *name != "lo" && !node.uplinks.contains(*name)).map(str::to_owned).collect()
+    interfaces.filter(|name| !node.uplinks.contains(*name)).map(str::to_owned).collect()
 }

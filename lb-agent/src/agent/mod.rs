@@ -4,7 +4,7 @@
 //! itself or by force, programs and maps stay in force.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     time::{Duration, SystemTime},
 };
@@ -18,16 +18,14 @@ use tokio::{
 };
 
 use crate::{
-    config::{ConfigError, RunConfig, check_snat_ports},
+    config::{ConfigError, RunConfig},
     dataplane::{self, Dataplane, attach::Role},
     discovery::{
         Objects, Problem, build,
         files::{Folder, read_folder},
-        watch::Watch,
     },
     health::{self, Monitor},
-    model::Model,
-    node::{self, Netlink, NodeView, check_forwarding, check_interfaces},
+    node::{self, Netlink, NodeView},
     scaling::{Clock, Policy, Scaler},
     telemetry::{
         InterfaceStatus, NodeStatus, Publisher, Snapshot, SourceStatus, Subscriber, channel,
@@ -40,12 +38,14 @@ pub mod attach;
 pub mod core;
 pub mod desired;
 pub mod drift;
+mod prepare;
 pub mod removal;
 pub mod report;
 #[cfg(test)]
 mod tests;
 
-use self::{attach::Attach, core::Core};
+pub use self::prepare::Prepared;
+use self::{attach::Attach, core::Core, prepare::forwarding};
 
 /// So often the agent looks, decides and sweeps.
 const TICK: Duration = Duration::from_secs(1);
@@ -76,64 +76,6 @@ pub enum AgentError {
     Signals(#[source] io::Error),
 }
 
-/// Everything that is checked, read and reserved before the kernel is touched.
-pub struct Prepared {
-    config: RunConfig,
-    netlink: Netlink,
-    watch: Watch,
-    folder: Folder,
-    view: NodeView,
-    metrics: Option<TcpListener>,
-    control: Control,
-}
-
-impl Prepared {
-    /// Checks the configuration against the node, reads the manifests, and reserves the port of the metrics and the control socket.
-    pub async fn new(mut config: RunConfig) -> Result<Self, AgentError> {
-        let netlink = Netlink::open()?;
-        if config.interfaces.is_empty() {
-            config.interfaces = netlink.default_interfaces().await?;
-        }
-        check_interfaces(&config.interfaces, &netlink.interfaces().await?)?;
-        // Watched before it is read, so that no change falls between.
-        let watch = Watch::new(&config.manifests);
-        let folder = first_look(&config)?;
-        let objects = folder.objects();
-        check_snat_ports(config.snat_ports, &objects, &config.proc)?;
-        let backends = build::backend_addresses(&objects);
-        let view = netlink.view(&config.node_name, &config.interfaces, &backends).await?;
-        let (model, _) = build::build(&objects, &view, config.default_algorithm);
-        forwarding(&model, &config)?;
-        let metrics = match config.metrics_listen {
-            Some(address) => Some(http::bind(address).await?),
-            None => None,
-        };
-        let control = Control::bind(&config.pin_path).await?;
-        Ok(Self { config, netlink, watch, folder, view, metrics, control })
-    }
-
-    /// The interfaces clients come in by.
-    pub fn uplinks(&self) -> &BTreeSet<String> {
-        &self.config.interfaces
-    }
-}
-
-fn first_look(config: &RunConfig) -> Result<Folder, ConfigError> {
-    let mut folder = Folder::default();
-    let snapshot = read_folder(&config.manifests);
-    if let Err(cause) = &snapshot {
-        return Err(ConfigError::Manifests { path: config.manifests.clone(), cause: cause.clone() });
-    }
-    folder.update(&config.manifests, snapshot);
-    Ok(folder)
-}
-
-/// Whether the kernel forwards the families that the model's frontends have.
-fn forwarding(model: &Model, config: &RunConfig) -> Result<(), node::Error> {
-    let has = |v4: bool| model.services.values().any(|port| port.frontends.iter().any(|key| key.addr.is_v4() == v4));
-    check_forwarding(&config.proc, has(true), has(false))
-}
-
 /// The agent while it runs.
 struct Agent<D> {
     config: RunConfig,
@@ -155,8 +97,8 @@ struct Agent<D> {
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
-pub async fn run<D: Dataplane + Attach>(prepared: Prepared, dataplane: D) -> Result<(), AgentError> {
-    let Prepared { config, netlink, mut watch, folder, view, metrics, control } = prepared;
+pub async fn run<D: Dataplane + Attach>(prepared: Prepared, control: Control, dataplane: D) -> Result<(), AgentError> {
+    let Prepared { config, netlink, mut watch, folder, view, metrics } = prepared;
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let (publisher, snapshots) = channel();
     let (monitor, mut health) = Monitor::new();
@@ -269,7 +211,8 @@ impl<D: Dataplane + Attach> Agent<D> {
     /// From what the folder and the node say to what the kernel does.
     fn rebuild(&mut self) {
         let objects = self.folder.objects();
-        let (model, mut problems) = build::build(&objects, &self.view, self.config.default_algorithm);
+        let holders = report::holders(&self.core.tables);
+        let (model, mut problems) = build::build(&objects, &self.view, self.config.default_algorithm, &holders);
         let (policies, more) = build::policies(&objects);
         problems.extend(more);
         self.policies = policies;
@@ -336,11 +279,11 @@ impl<D: Dataplane + Attach> Agent<D> {
     fn health_changed(&mut self, first: health::Event, more: &mut mpsc::UnboundedReceiver<health::Event>) {
         let mut next = Some(first);
         while let Some(event) = next {
-            let (id, backend) = &event.target;
-            let state = if event.healthy { "healthy" } else { "unhealthy" };
-            tracing::warn!(service = %id, %backend, reason = event.reason, "backend is {state}");
-            if self.monitor.checks(&event.target) {
-                self.core.set_health(event.target, event.healthy, uptime());
+            // One that was on its way when the check ended is of no use.
+            let (id, backend) = event.target.clone();
+            if self.monitor.checks(&event.target) && self.core.set_health(event.target, event.healthy, uptime()) {
+                let state = if event.healthy { "healthy" } else { "unhealthy" };
+                tracing::warn!(service = %id, %backend, reason = event.reason, "backend is {state}");
             }
             next = more.try_recv().ok();
         }

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use lb_common::{
-    Backend, BackendState, Protocol,
+    Backend, BackendState, Frontend, Protocol, SocketKey,
     names::{NAME_SERVICE, NameKey},
 };
 
 use crate::{
     dataplane::{Counters, Tables},
+    discovery::build::Holders,
     model::ServiceId,
     plan::service_id,
     scaling::{BackendKey, BackendSample, ServiceSample},
@@ -30,6 +31,15 @@ pub fn services(tables: &Tables, counters: &BTreeMap<u32, Counters>) -> Vec<Serv
         }
     }
     services.into_iter().map(|(id, backends)| ServiceSnapshot { id, backends }).collect()
+}
+
+/// Whose each frontend is, as the maps say.
+pub fn holders(tables: &Tables) -> Holders {
+    let holder = |(key, frontend): (&SocketKey, &Frontend)| {
+        let id = identity(tables, frontend.service, key.protocol)?;
+        Some((*key, (id.namespace, id.name)))
+    };
+    tables.frontends.iter().filter_map(holder).collect()
 }
 
 fn identity(tables: &Tables, service: u32, protocol: u8) -> Option<ServiceId> {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     agent::core::SyncError,
     dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
-    model::{BackendSpec, Feedback, HealthCheck, Probe, ServiceId, ServicePort},
+    model::{BackendSpec, Feedback, HealthCheck, Model, Probe, ServiceId, ServicePort},
 };
 
 const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
@@ -153,6 +153,22 @@ fn health_counts_while_it_is_checked_and_recovery_starts_slowly() {
         BackendState::Ready,
         "without a check nobody would find out that it is well again"
     );
+}
+
+#[test]
+fn who_was_ill_stays_so_under_a_new_agent_until_it_answers() {
+    let fake = Fake::new(CAPACITY);
+    let check = HealthCheck { probe: Probe::Tcp, interval: Duration::from_secs(1), threshold: 1 };
+    let checked = ServicePort { health_check: Some(check), ..port(2) };
+    let mut agent = core(&fake, model(checked.clone()));
+    agent.set_health((id(), at(1)), false, second(1));
+    agent.sync(second(1)).unwrap();
+    let mut next = core(&fake, model(checked));
+    assert_eq!(backends(&fake)[0], (1, BackendState::Unhealthy, 0));
+    assert!(!next.set_health((id(), at(2)), true, second(2)), "it was well all the time");
+    assert!(next.set_health((id(), at(1)), true, second(2)));
+    next.sync(second(2)).unwrap();
+    assert_eq!(backends(&fake)[0], (1, BackendState::Ready, 100));
 }
 
 #[test]
@@ -304,4 +320,99 @@ async fn a_start_that_cannot_succeed_says_why() {
     let taken = RunConfig { metrics_listen: Some(holder.local_addr().unwrap()), ..good() };
     let error = Prepared::new(taken).await.err().expect("the port is in use").to_string();
     assert!(error.contains("--metrics-listen") && error.contains("another port"), "{error}");
+}
+
+/// The agent as it runs, over maps in memory.
+struct Running {
+    folder: tempfile::TempDir,
+    _proc: tempfile::TempDir,
+    fake: Fake,
+    metrics: SocketAddr,
+    task: JoinHandle<Result<(), AgentError>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    async fn start(manifests: &str) -> Self {
+        let (folder, proc) = (tempfile::tempdir().unwrap(), proc());
+        std::fs::write(folder.path().join("a.yaml"), manifests).unwrap();
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = RunConfig { metrics_listen: Some(metrics), ..config(folder.path().into(), proc.path().into()) };
+        let fake = Fake::new(CAPACITY);
+        let prepared = Prepared::new(config).await.unwrap();
+        let control = Control::bind_at(folder.path().join("control.sock")).await.unwrap();
+        let task = tokio::spawn(run(prepared, control, fake.clone()));
+        Self { folder, _proc: proc, fake, metrics, task }
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..200 {
+            if is_so(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what}: {:?}", self.fake.state().tables);
+    }
+
+    async fn scrape(&self) -> String {
+        let get = |address: SocketAddr| {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        let address = self.metrics;
+        tokio::task::spawn_blocking(move || get(address)).await.unwrap()
+    }
+}
+
+fn manifests(algorithm: &str, backend: SocketAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  annotations: {{weir.dev/algorithm: {algorithm}, \
+         weir.dev/health-check: tcp, weir.dev/health-check-interval: 100ms, weir.dev/health-check-threshold: '1'}}\n\
+         spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
+         ports: [{{port: {}}}]\nendpoints: [{{addresses: [{}]}}, {{addresses: [127.0.0.2]}}]\n",
+        backend.port(),
+        backend.ip()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_file_to_the_maps_and_back_into_the_metrics() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let agent = Running::start(&manifests("random", address)).await;
+    let algorithm = |agent: &Running| agent.fake.state().tables.frontends.values().next().map(|f| f.algorithm);
+    let states = |agent: &Running| backends(&agent.fake).into_iter().map(|b| b.1).collect::<Vec<_>>();
+    agent.until("in force", |a| algorithm(a) == Some(Algorithm::Random as u8)).await;
+    assert_eq!(agent.fake.state().attached, [("lo".to_owned(), dataplane::attach::Role::Uplink)]);
+    agent.until("127.0.0.2 answers nobody", |a| states(a) == [BackendState::Ready, BackendState::Unhealthy]).await;
+
+    let file = agent.folder.path().join("a.yaml");
+    std::fs::write(&file, manifests("fastest", address)).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(algorithm(&agent), Some(Algorithm::Random as u8), "the last good content stays in force");
+    std::fs::write(&file, manifests("maglev", address)).unwrap();
+    agent.until("the new algorithm", |a| algorithm(a) == Some(Algorithm::Maglev as u8)).await;
+
+    let local = |a: &Running| a.fake.state().tables.backends.values().all(lb_common::Backend::is_local);
+    assert!(local(&agent), "the node's own addresses are local");
+    carry(&agent.fake, 0, 3, 5);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let text = agent.scrape().await;
+    let line = text.lines().find(|line| line.starts_with("weir_backend_active_connections") && line.ends_with(" 3"));
+    assert!(line.is_some_and(|line| line.contains(&address.to_string())), "{text}");
+
+    std::fs::remove_file(&file).unwrap();
+    agent.until("removed", |a| a.fake.state().tables.frontends.is_empty()).await;
+    assert!(!agent.task.is_finished());
 }

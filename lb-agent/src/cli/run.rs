@@ -16,11 +16,13 @@ use crate::{
     agent::{self, AgentError, Prepared},
     config::{RunConfig, port_range},
     dataplane::{
-        attach::Datapath,
+        attach::{self, Datapath},
         bpf::{Bpf, Options, Sizes},
+        pins::map_folder,
     },
     discovery::annotations,
     scaling::command,
+    telemetry::control::Control,
 };
 
 /// `weir run`.
@@ -119,14 +121,26 @@ fn tcp_idle(text: &str) -> Result<Duration, String> {
     if (Duration::from_secs(60)..=days).contains(&time) { Ok(time) } else { Err("use a time from 60s to 30d".into()) }
 }
 
-/// Runs the agent until it is told to stop. What can fail is tried before the kernel is touched.
+/// Runs the agent until it is told to stop. What can fail is tried before the kernel is touched; where nothing was pinned before, a start
+/// that fails all the same leaves nothing pinned.
 pub async fn run(args: RunArgs, pin_path: PathBuf) -> Result<(), Error> {
     log_to_stderr();
     super::host::check_bpffs(&pin_path)?;
     let options = options(&args, &pin_path);
     let prepared = Prepared::new(config(args, pin_path)).await.map_err(failed)?;
-    let bpf = tokio::task::block_in_place(|| Bpf::start(&options))?;
-    agent::run(prepared, bpf).await.map_err(failed)
+    let control = Control::bind(&options.pin_path).await.map_err(|error| failed(error.into()))?;
+    let fresh = !map_folder(&options.pin_path).exists();
+    let result = match tokio::task::block_in_place(|| Bpf::start(&options)) {
+        Ok(bpf) => agent::run(prepared, control, bpf).await.map_err(failed),
+        Err(error) => Err(error.into()),
+    };
+    if result.is_err()
+        && fresh
+        && let Err(error) = attach::detach(&options.pin_path)
+    {
+        tracing::warn!(%error, "what was pinned stays");
+    }
+    result
 }
 
 fn log_to_stderr() {

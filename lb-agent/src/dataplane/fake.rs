@@ -8,7 +8,11 @@ use std::{
 
 use lb_common::{DropReason, Settings, SocketKey};
 
-use super::{Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Write};
+use super::{
+    Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Write,
+    attach::{Datapath, Role},
+};
+use crate::{agent::attach::Attach, telemetry::InterfaceStatus};
 
 /// What the fake kernel holds.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +33,8 @@ pub struct State {
     pub writes: Vec<Write>,
     /// Repairs: backend, active, pending.
     pub repairs: Vec<(u32, i64, i64)>,
+    /// Interfaces that were attached, in order.
+    pub attached: Vec<(String, Role)>,
     /// Writes that still succeed; none: all.
     pub writes_left: Option<usize>,
 }
@@ -119,5 +125,12 @@ impl Dataplane for Fake {
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error> {
         self.state().repairs.push((backend, active, pending));
         Ok(())
+    }
+}
+
+impl Attach for Fake {
+    fn attach(&mut self, interface: &str, role: Role, _: Datapath) -> Result<InterfaceStatus, Error> {
+        self.state().attached.push((interface.into(), role));
+        Ok(InterfaceStatus { interface: interface.into(), mode: "fake".into(), why: "in memory".into() })
     }
 }

@@ -11,7 +11,7 @@ use notify::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 /// A folder is read this often although nothing was heard of it: some file systems tell nothing.
@@ -30,6 +30,9 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     armed: bool,
     events: mpsc::Receiver<()>,
+    /// When the first and the last part of a change were heard that is not told yet.
+    heard: Option<(Instant, Instant)>,
+    rescan: Instant,
 }
 
 impl Watch {
@@ -43,33 +46,35 @@ impl Watch {
             }
         };
         let watcher = notify::recommended_watcher(heard).ok();
-        let mut watch = Self { folder: folder.to_owned(), watcher, armed: false, events };
+        let folder = folder.to_owned();
+        let mut watch = Self { folder, watcher, armed: false, events, heard: None, rescan: Instant::now() };
         watch.arm();
         watch
     }
 
-    /// Returns when the folder may have changed. Cancel safe.
+    /// Returns when the folder may have changed. Cancel safe: what was heard is kept for the next call.
     pub async fn changed(&mut self) {
-        let now = Instant::now();
-        let next = now + if self.armed { RESCAN } else { RETRY };
-        tokio::select! {
-            Some(()) = self.events.recv() => self.settle().await,
-            () = sleep_until(next) => {}
+        while let Ok(Some(())) = timeout_at(self.deadline(), self.events.recv()).await {
+            let now = Instant::now();
+            self.heard = Some((self.heard.map_or(now, |(first, _)| first), now));
         }
+        self.heard = None;
         self.arm();
     }
 
-    async fn settle(&mut self) {
-        let end = Instant::now() + PATIENCE;
-        while timeout_at(end.min(Instant::now() + PAUSE), self.events.recv()).await.is_ok() && Instant::now() < end {}
+    /// When to return if nothing more is heard.
+    fn deadline(&self) -> Instant {
+        self.heard.map_or(self.rescan, |(first, last)| (first + PATIENCE).min(last + PAUSE))
     }
 
     /// Watches the folder that has this name now: it may be another one than before.
     fn arm(&mut self) {
-        let Some(watcher) = &mut self.watcher else { return };
-        // Fails if the folder was not watched or is gone.
-        let _ = watcher.unwatch(&self.folder);
-        self.armed = watcher.watch(&self.folder, RecursiveMode::NonRecursive).is_ok();
+        if let Some(watcher) = &mut self.watcher {
+            // Fails if the folder was not watched or is gone.
+            let _ = watcher.unwatch(&self.folder);
+            self.armed = watcher.watch(&self.folder, RecursiveMode::NonRecursive).is_ok();
+        }
+        self.rescan = Instant::now() + if self.armed { RESCAN } else { RETRY };
     }
 }
 
@@ -102,6 +107,26 @@ mod tests {
         timeout(Duration::from_millis(300), watch.changed()).await.unwrap_err();
         fs::remove_file(&file).unwrap();
         timeout(SOON, watch.changed()).await.unwrap();
+    }
+
+    /// The agent's loop drops this future whenever it has something else to do.
+    #[tokio::test]
+    async fn a_change_survives_impatient_callers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        fs::write(dir.path().join("a.yaml"), "a").unwrap();
+        let mut tries = 0;
+        while timeout(Duration::from_millis(5), watch.changed()).await.is_err() {
+            tries += 1;
+            assert!(tries < 500, "the change was lost");
+        }
+        assert!(tries > 1, "the caller was more patient than it should be");
+        let missing = dir.path().join("missing");
+        let mut watch = Watch::new(&missing);
+        let start = Instant::now();
+        while timeout(Duration::from_millis(100), watch.changed()).await.is_err() {
+            assert!(start.elapsed() < SOON, "a missing folder is never looked for again");
+        }
     }
 
     #[tokio::test]

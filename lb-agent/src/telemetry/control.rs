@@ -112,7 +112,8 @@ impl Control {
         Self::bind_at(socket(pin_path)).await
     }
 
-    async fn bind_at(path: PathBuf) -> Result<Self, ControlError> {
+    /// Listens at a path of the caller's choice.
+    pub async fn bind_at(path: PathBuf) -> Result<Self, ControlError> {
         let name = path.display().to_string();
         if UnixStream::connect(&path).await.is_ok() {
             return Err(ControlError::Running { socket: name });

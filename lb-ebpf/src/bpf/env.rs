@@ -145,7 +145,7 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     #[inline(always)]
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // A tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 != 14 {
+        if scratch.packet.l3 > 14 {
             return Route::Defer;
         }
         let xdp = self.hook == Hook::Xdp;

@@ -4,16 +4,17 @@ use core::{hint::black_box, ptr::read_volatile};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     macros::classifier,
     programs::TcContext,
 };
 use lb_common::DropReason;
 use lb_ebpf::{
+    answer::{self, Complaint},
     env::{Env, Hook, NextHop},
     packet::{MAX_OFFSET, Packet, Plain, TransportChange},
     pipeline::{self, Action, Verdict},
@@ -91,6 +92,30 @@ impl Packet for Buffer {
         };
         (result == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn bare(&self) -> Option<u16> {
+        // SAFETY: `self.0` is the program's context.
+        let protocol = unsafe { (*self.0).protocol as u16 };
+        let version = match u16::from_be(protocol) {
+            0x0800 => 4,
+            0x86dd => 6,
+            _ => return None,
+        };
+        // An Ethernet header that says what the socket buffer says is one.
+        let [first, _] = self.load::<[u8; 2]>(0)?;
+        let bare = self.load::<u16>(12) != Some(protocol) && first >> 4 == version;
+        bare.then_some(u16::from_be(protocol))
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+        // SAFETY: helpers that check their arguments.
+        let result = unsafe {
+            bpf_skb_change_tail(self.0, keep, 0) | bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC as u32, 0)
+        };
+        (result == 0).then_some(())
+    }
 }
 
 #[inline(always)]
@@ -110,9 +135,18 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
         Action::Pass | Action::Truncated | Action::Stack => NEXT,
         Action::Interface => redirect(&env, skb, verdict.value()),
         Action::Drop => drop_packet(verdict.value()),
-        Action::TooBig => drop_packet(DropReason::TooBig as u32),
-        Action::TimeExceeded => drop_packet(DropReason::TtlExceeded as u32),
+        Action::TooBig => tell(&env, &mut packet, Complaint::TooBig, verdict.value(), DropReason::TooBig),
+        Action::TimeExceeded => tell(&env, &mut packet, Complaint::TimeExceeded, 0, DropReason::TtlExceeded),
     }
+}
+
+/// Drops a packet, and sends its sender an ICMP error instead where that can be made.
+#[inline(always)]
+fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: DropReason) -> i32 {
+    count_drop(reason as u32);
+    let answered = env.scratch().is_some_and(|scratch| answer::answer(packet, &scratch.packet, what, limit));
+    // SAFETY: `packet.0` is the program's context; a helper that checks its arguments.
+    if answered { unsafe { bpf_redirect((*packet.0).ifindex, 0) as i32 } } else { TC_ACT_SHOT as i32 }
 }
 
 /// Brings headers into reach; `false` if they are already, and the packet simply ends there.
@@ -130,12 +164,23 @@ fn redirect<E: Env>(env: &E, skb: *mut __sk_buff, interface: u32) -> i32 {
     let Some(scratch) = env.scratch() else { return drop_packet(DropReason::RewriteFailed as u32) };
     // SAFETY: `skb` is the program's context, `next_hop` has the layout and size the helper expects.
     unsafe {
+        if scratch.packet.l3 == 0 && !give_ethernet(skb) {
+            return drop_packet(DropReason::RewriteFailed as u32);
+        }
         if (*skb).vlan_present != 0 && bpf_skb_vlan_pop(skb) != 0 {
             return drop_packet(DropReason::RewriteFailed as u32);
         }
         let hop = core::ptr::from_mut(&mut scratch.next_hop).cast();
         bpf_redirect_neigh(interface, hop, size_of::<NextHop>() as i32, 0) as i32
     }
+}
+
+/// Puts an Ethernet header before a packet that has none; the redirect fills in its addresses.
+#[inline(always)]
+fn give_ethernet(skb: *mut __sk_buff) -> bool {
+    // SAFETY: `skb` is the program's context; a helper that checks its arguments.
+    let (protocol, result) = unsafe { ((*skb).protocol as u16, bpf_skb_change_head(skb, 14, 0)) };
+    result == 0 && Buffer(skb).store(12, protocol).is_some()
 }
 
 #[inline(always)]

@@ -1,5 +1,5 @@
-//! The demo's clients: each opens a connection, asks for the page, reads it to its end, and begins again. A closed loop: a client that
-//! waits sends nothing meanwhile, so a slow server is if anything flattered.
+//! The demo's clients: each opens a connection, asks for the page, reads it to its end, rests a little, and begins again. A closed loop: a
+//! client that waits sends nothing meanwhile, so a slow server is if anything flattered.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use weir_tests::namespace::Namespace;
 
 const LIMIT: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_millis(20);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: shop\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
 
 /// One request.
@@ -105,9 +106,7 @@ fn work(index: usize, shared: &Shared) {
             request(shared);
         }
         shared.busy.fetch_sub(1, Ordering::SeqCst);
-        if !working {
-            thread::sleep(Duration::from_millis(10));
-        }
+        thread::sleep(REST);
     }
 }
 

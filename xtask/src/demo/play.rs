@@ -27,7 +27,7 @@ use super::{
 };
 
 const FEW: usize = 24;
-const MANY: usize = 72;
+const MANY: usize = 120;
 
 /// Plays the demo, prints the table, draws the picture, and returns what was recorded.
 pub(crate) fn run(folder: &Path, weir: PathBuf, keep: bool) -> Result<Record> {
@@ -77,8 +77,15 @@ impl Play<'_> {
             print!("{}", play.agent.weir_ok(&["get", "backends"])?);
             play.watch(4)?;
             play.event("started again");
-            play.agent.restart()?;
-            play.watch(4)
+            play.agent.launch()?;
+            for _ in 0..30 {
+                play.watch(1)?;
+                if play.agent.is_ready()? {
+                    play.event("ready");
+                    return play.watch(3);
+                }
+            }
+            bail!("weir is not ready again after 30 s; it printed:\n{}", play.agent.log())
         })
     }
 

@@ -108,7 +108,7 @@ spec:
   serviceRef: {name: shop}
   replicas: {min: 4, max: 6}
   rules:
-  - {name: busy, signal: activeConnections, above: 12, for: 2s, add: 2}
+  - {name: busy, signal: activeConnections, above: 7, for: 2s, add: 2}
 ";
 
 /// The shell commands that start one server. It puts itself into its group first, so that its first request is as slow as its last.
