@@ -39,18 +39,30 @@ enum Layer {
     Kernel,
     /// Real traffic between network namespaces; needs root
     Netns,
-    /// The three in this order, all of them even when one fails; before them the lints where CI=true
+    /// The metrics under Prometheus' own promtool and server: no root
+    Prometheus,
+    /// All in this order, each of them even when one fails; before them the lints where CI=true
     All,
 }
 
 impl Layer {
-    /// The layer's name, which is its test program's too.
+    /// The layer's name.
     fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Kernel => "kernel",
             Self::Netns => "netns",
+            Self::Prometheus => "prometheus",
             Self::All => "all",
+        }
+    }
+
+    /// Its test programs, of those that need root.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Host | Self::Prometheus | Self::All => &[],
+            Self::Kernel => &["kernel", "model"],
+            Self::Netns => &["netns"],
         }
     }
 
@@ -60,7 +72,8 @@ impl Layer {
             Self::Host => &[Self::Host],
             Self::Kernel => &[Self::Kernel],
             Self::Netns => &[Self::Netns],
-            Self::All => &[Self::Host, Self::Kernel, Self::Netns],
+            Self::Prometheus => &[Self::Prometheus],
+            Self::All => &[Self::Host, Self::Prometheus, Self::Kernel, Self::Netns],
         }
     }
 }
@@ -82,21 +95,23 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
     if args.layer == Layer::All && env::var_os("CI").is_some_and(|value| value == "true") {
         outcomes.push(Outcome::of("lint", lint::everything));
     }
-    let (host, privileged): (Vec<Layer>, Vec<Layer>) =
-        args.layer.parts().iter().partition(|layer| **layer == Layer::Host);
-    if !privileged.is_empty() {
+    let parts = args.layer.parts();
+    if parts != [Layer::Host] {
         // Before the host's tests, so that the agent is compiled once, with the BPF object in it.
         outcomes.push(Outcome::of("build", build_for_tests));
     }
     let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
-    outcomes.extend(host.iter().map(|_| Outcome::of_tests("host", || host_tests(&args.arguments))));
-    if built {
-        outcomes.extend(privileged.iter().map(|layer| {
-            let name = layer.name();
-            Outcome::of_tests(name, || privileged_tests(name, &args.arguments))
-        }));
-    }
+    let runnable = parts.iter().filter(|layer| built || **layer == Layer::Host);
+    outcomes.extend(runnable.map(|layer| Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments))));
     outcomes
+}
+
+fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
+    match layer {
+        Layer::Host => host_tests(arguments),
+        Layer::Prometheus => prometheus_tests(arguments),
+        Layer::Kernel | Layer::Netns | Layer::All => privileged_tests(layer, arguments),
+    }
 }
 
 fn build_for_tests() -> Result<()> {
@@ -110,14 +125,22 @@ fn host_tests(arguments: &[String]) -> Result<Counts> {
     counted(build::with_object(tests))
 }
 
-fn privileged_tests(name: &str, arguments: &[String]) -> Result<Counts> {
+fn prometheus_tests(arguments: &[String]) -> Result<Counts> {
+    let shell = shell::in_root()?;
+    let tests =
+        cmd!(shell, "cargo test --locked --package lb-agent --features tools --test prometheus -- {arguments...}");
+    counted(build::with_object(tests))
+}
+
+fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
     let tests = cmd!(shell, "cargo test --locked --package weir-tests --features privileged --no-fail-fast");
     // One after the other: they share the kernel's counters and few cores.
-    let tests = tests.args(["--test", name, "--", "--test-threads=1"]).args(arguments);
+    let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
+    let tests = tests.args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
     let runner = runner(&shell)?;
-    privilege::announce(&format!("the {name} tests load BPF programs and make network namespaces"));
+    privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
     counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
 }
 

@@ -1,0 +1,138 @@
+//! A frame in memory as the pipeline's [`Packet`], and the hooks' way with verdicts.
+
+use std::collections::BTreeMap;
+
+use lb_agent::dataplane::{Counters, SweepReport, Write};
+use lb_common::DropReason;
+use lb_ebpf::{
+    checksum,
+    env::Hook,
+    packet::{Packet, Plain, TransportChange},
+    pipeline::{self, Action, Verdict},
+};
+
+use crate::{
+    host::Memory,
+    table::{
+        net::Interface,
+        run::{Fate, Subject},
+    },
+};
+
+/// Bytes, of which only so many are in reach: the others are as in a socket buffer's fragments.
+pub(crate) struct Frame {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reach: usize,
+    pub(crate) segments: (u32, u32),
+}
+
+impl Frame {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), reach: bytes.len(), segments: (1, 0) }
+    }
+}
+
+impl Packet for Frame {
+    fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        let start = offset as usize;
+        let bytes = self.bytes[..self.reach].get(start..start + size_of::<T>())?;
+        // SAFETY: as many bytes as `T` has, and `Plain` has no invalid patterns.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
+        let start = offset as usize;
+        let bytes = self.bytes.get_mut(start..start + size_of::<T>())?;
+        // SAFETY: as many bytes as `T` has.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn segments(&self) -> (u32, u32) {
+        self.segments
+    }
+
+    fn fix_ip_checksum(&mut self, offset: u32, difference: u32) -> Option<()> {
+        let field = self.load::<u16>(offset)?;
+        self.store(offset, checksum::apply(field, difference))
+    }
+
+    fn fix_transport_checksum(&mut self, offset: u32, change: TransportChange) -> Option<()> {
+        let field = self.load::<u16>(offset)?;
+        if change.zero_is_none && field == 0 {
+            return Some(());
+        }
+        let new = checksum::apply(field, checksum::add(change.pseudo, change.data));
+        self.store(offset, if change.zero_is_none && new == 0 { 0xffff } else { new })
+    }
+}
+
+impl Memory {
+    /// Gives a frame to the pipeline.
+    pub(crate) fn verdict(&mut self, hook: Hook, via: Interface, frame: &mut Frame) -> Verdict {
+        pipeline::run(frame, &self.at(hook, via))
+    }
+
+    fn drop_packet(&mut self, reason: DropReason) -> Fate {
+        *self.drops.entry(reason).or_default() += 1;
+        Fate::Drop
+    }
+}
+
+impl Subject for Memory {
+    fn write(&mut self, write: &Write) -> anyhow::Result<()> {
+        self.write(write);
+        Ok(())
+    }
+
+    fn set_clock(&mut self, seconds: u32) -> anyhow::Result<()> {
+        self.clock = seconds;
+        Ok(())
+    }
+
+    fn run(&mut self, hook: Hook, via: Interface, frame: &[u8]) -> anyhow::Result<(Fate, Vec<u8>)> {
+        let mut frame = Frame::new(frame);
+        let verdict = self.verdict(hook, via, &mut frame);
+        let xdp = hook == Hook::Xdp;
+        let fate = match verdict.action() {
+            Action::Pass | Action::Truncated | Action::Stack => Fate::Next,
+            Action::Interface => {
+                Fate::Out(Interface::ALL.into_iter().find(|i| u32::from(i.number()) == verdict.value()))
+            }
+            Action::Drop => {
+                let reason = DropReason::ALL.iter().find(|r| **r as u32 == verdict.value());
+                self.drop_packet(*reason.ok_or_else(|| anyhow::anyhow!("no reason has number {}", verdict.value()))?)
+            }
+            Action::TooBig | Action::TimeExceeded if xdp => Fate::Next,
+            Action::TooBig => self.drop_packet(DropReason::TooBig),
+            Action::TimeExceeded => self.drop_packet(DropReason::TtlExceeded),
+        };
+        Ok((fate, frame.bytes))
+    }
+
+    fn counters(&self, backend: u32) -> anyhow::Result<Counters> {
+        Ok(self.counters(backend))
+    }
+
+    fn drops(&self) -> anyhow::Result<BTreeMap<DropReason, u64>> {
+        Ok(self.drops.clone())
+    }
+
+    fn flows(&self) -> anyhow::Result<usize> {
+        let (forward, replies) = self.flows();
+        anyhow::ensure!(forward == replies, "{forward} forward entries have {replies} reply entries");
+        Ok(forward)
+    }
+
+    fn sweep(&mut self) -> anyhow::Result<SweepReport> {
+        Ok(self.sweep())
+    }
+
+    fn writes_macs(&self) -> bool {
+        false
+    }
+}

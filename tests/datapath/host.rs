@@ -1,0 +1,274 @@
+//! The pipeline in memory: maps are collections, the routing table is [`net::route`], time stands still until a case moves it.
+
+use std::{
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
+};
+
+use lb_agent::dataplane::{Counters, SweepReport, Tables, Write};
+use lb_common::{
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic, Vip,
+    abi::SweepResult, counters::Recount, flow::WAYS,
+};
+use lb_ebpf::{
+    env::{Env, Event, Hook, Limits, Route, Scratch, Table},
+    sweep,
+};
+
+use crate::table::{
+    net::{self, Interface, Way},
+    world::{BUCKETS, FLOW_SEED, SNAT_PORT},
+};
+
+/// Room for backends, frontends and services.
+const ROOM: usize = 4096;
+
+/// The maps' memory, and what a packet cannot know.
+pub(crate) struct Memory {
+    pub(crate) tables: Tables,
+    pub(crate) limits: Limits,
+    pub(crate) clock: u32,
+    /// Random numbers to come; then zeros.
+    pub(crate) random: RefCell<VecDeque<u32>>,
+    /// What was traced.
+    pub(crate) events: RefCell<Vec<Event>>,
+    pub(crate) drops: BTreeMap<DropReason, u64>,
+    flows: Vec<UnsafeCell<Bucket>>,
+    replies: Vec<UnsafeCell<Bucket>>,
+    loads: Vec<UnsafeCell<BackendLoad>>,
+    traffic: Vec<UnsafeCell<Traffic>>,
+    recounts: Vec<UnsafeCell<Recount>>,
+    cursors: Vec<UnsafeCell<u64>>,
+    affinity: RefCell<HashMap<AffinityKey, AffinityValue>>,
+    scratch: *mut Scratch,
+}
+
+const FREE_BACKEND: Backend = Backend {
+    addr: lb_common::Addr::NONE,
+    source: lb_common::Addr::NONE,
+    port: lb_common::Port(0),
+    protocol: 0,
+    flags: 0,
+    effective_weight: 0,
+    weight: 0,
+    endpoint: 0,
+    service: 0,
+    incarnation: 0,
+    state: 0,
+    zero: [0; 3],
+    zero2: [0; 2],
+};
+
+fn cells<T: Copy>(count: usize, value: T) -> Vec<UnsafeCell<T>> {
+    (0..count).map(|_| UnsafeCell::new(value)).collect()
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        let bucket = Bucket { lock: 0, zero: 0, meta: [0; WAYS], zero2: [0; 6], ways: [Flow::default(); WAYS] };
+        Self {
+            tables: Tables::default(),
+            limits: Limits {
+                flow_seed: FLOW_SEED,
+                bucket_mask: BUCKETS - 1,
+                snat_first: SNAT_PORT,
+                snat_last: SNAT_PORT,
+                tcp_idle: lb_common::abi::timeout::TCP_IDLE,
+            },
+            clock: 0,
+            random: RefCell::default(),
+            events: RefCell::default(),
+            drops: BTreeMap::new(),
+            flows: cells(BUCKETS as usize, bucket),
+            replies: cells(BUCKETS as usize, bucket),
+            loads: cells(ROOM, BackendLoad::default()),
+            traffic: cells(ROOM, Traffic::default()),
+            recounts: cells(ROOM, Recount::default()),
+            cursors: cells(ROOM, 0),
+            affinity: RefCell::default(),
+            scratch: Box::into_raw(Box::default()),
+        }
+    }
+
+    pub(crate) fn write(&mut self, write: &Write) {
+        let index = match write {
+            Write::PutBackend(index, new) if self.backend_of(*index).incarnation != new.incarnation => Some(*index),
+            Write::FreeBackend(index) => Some(*index),
+            _ => None,
+        };
+        if let Some(index) = index {
+            *self.loads[index as usize].get_mut() = BackendLoad::default();
+            *self.traffic[index as usize].get_mut() = Traffic::default();
+        }
+        write.apply(&mut self.tables);
+    }
+
+    fn backend_of(&self, index: u32) -> Backend {
+        self.tables.backends.get(&index).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn counters(&self, backend: u32) -> Counters {
+        // SAFETY: nothing else uses the cells while this runs: there is one thread, and no packet is under way.
+        unsafe {
+            Counters { load: *self.loads[backend as usize].get(), traffic: *self.traffic[backend as usize].get() }
+        }
+    }
+
+    fn entries(buckets: &[UnsafeCell<Bucket>]) -> usize {
+        // SAFETY: as in `counters`.
+        buckets.iter().map(|b| unsafe { (*b.get()).meta }.iter().filter(|m| **m as u8 != 0).count()).sum()
+    }
+
+    /// Forward and reply entries.
+    pub(crate) fn flows(&self) -> (usize, usize) {
+        (Self::entries(&self.flows), Self::entries(&self.replies))
+    }
+
+    /// Takes or gives back the locks of a whole table, as another CPU would.
+    pub(crate) fn lock(&mut self, table: Table, locked: bool) {
+        let buckets = if table == Table::Forward { &mut self.flows } else { &mut self.replies };
+        buckets.iter_mut().for_each(|bucket| bucket.get_mut().lock = u32::from(locked));
+    }
+
+    /// The environment of a packet at a hook.
+    pub(crate) fn at(&self, hook: Hook, via: Interface) -> At<'_> {
+        At { memory: self, hook, via, asked: Cell::new(0) }
+    }
+
+    pub(crate) fn sweep(&mut self) -> SweepReport {
+        self.recounts.iter_mut().for_each(|r| *r.get_mut() = Recount::default());
+        let mut result = SweepResult::default();
+        let env = self.at(Hook::Ingress, Interface::Up0);
+        for index in 0..BUCKETS {
+            sweep::bucket(&env, index, self.clock, &mut result);
+        }
+        let SweepResult { entries, expired, forgotten, orphans, busy } = result;
+        let recounts = self.recounts.iter_mut().enumerate().map(|(i, r)| (i as u32, *r.get_mut()));
+        let recounts = recounts.filter(|(_, r)| *r != Recount::default()).collect();
+        SweepReport { entries, expired, forgotten, orphans, busy, recounts }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw`, and no packet is under way.
+        drop(unsafe { Box::from_raw(self.scratch) });
+    }
+}
+
+/// The memory as one packet sees it.
+pub(crate) struct At<'a> {
+    memory: &'a Memory,
+    hook: Hook,
+    via: Interface,
+    /// The interface's MTU-sized question that the route was asked with.
+    pub(crate) asked: Cell<u32>,
+}
+
+impl At<'_> {
+    fn way(&self, to: IpAddr, bytes: u32) -> Route {
+        let xdp = self.hook == Hook::Xdp;
+        match net::route(to) {
+            _ if self.via == Interface::Shut && !xdp => Route::Drop(DropReason::ForwardingDisabled),
+            Way::Out(interface) if self.via != Interface::Shut && bytes <= interface.mtu() => {
+                if !xdp || interface == self.via || interface.has_xdp() {
+                    return Route::Interface(interface.number().into());
+                }
+                Route::Defer
+            }
+            _ if xdp => Route::Defer,
+            Way::Out(interface) => Route::TooBig(interface.mtu()),
+            Way::Stack => Route::Stack,
+            Way::Hole => Route::Drop(DropReason::NoRoute),
+        }
+    }
+}
+
+impl Env for At<'_> {
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn now(&self) -> u32 {
+        self.memory.clock
+    }
+
+    fn random(&self) -> u32 {
+        self.memory.random.borrow_mut().pop_front().unwrap_or(0)
+    }
+
+    fn limits(&self) -> Limits {
+        self.memory.limits
+    }
+
+    fn scratch(&self) -> Option<&'static mut Scratch> {
+        // SAFETY: the pipeline takes it once for a packet (the sweep: for a slot), and the memory outlives the packet.
+        Some(unsafe { &mut *self.memory.scratch })
+    }
+
+    fn frontend(&self, key: &SocketKey) -> Option<&Frontend> {
+        self.memory.tables.frontends.get(key)
+    }
+
+    fn vip(&self, id: u32) -> Option<&Vip> {
+        self.memory.tables.vips.get(&id)
+    }
+
+    fn endpoint(&self, key: &SocketKey) -> Option<u32> {
+        self.memory.tables.endpoints.get(key).copied()
+    }
+
+    fn backend(&self, index: u32) -> Option<&Backend> {
+        // An array has every element from the start.
+        ((index as usize) < ROOM).then(|| self.memory.tables.backends.get(&index).unwrap_or(&FREE_BACKEND))
+    }
+
+    fn load(&self, index: u32) -> Option<*mut BackendLoad> {
+        self.memory.loads.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn traffic(&self, index: u32) -> Option<*mut Traffic> {
+        self.memory.traffic.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn recount(&self, index: u32) -> Option<*mut Recount> {
+        self.memory.recounts.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn slot(&self, index: u32) -> Option<u64> {
+        let (first, run) = self.memory.tables.slots.range(..=index).next_back()?;
+        run.get((index - first) as usize).copied()
+    }
+
+    fn cursor(&self, service: u32) -> Option<*mut u64> {
+        self.memory.cursors.get(service as usize).map(UnsafeCell::get)
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.memory.affinity.borrow().get(key).copied()
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        self.memory.affinity.borrow_mut().insert(*key, *value);
+    }
+
+    fn bucket(&self, table: Table, index: u32) -> Option<*mut Bucket> {
+        let buckets = if table == Table::Forward { &self.memory.flows } else { &self.memory.replies };
+        buckets.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
+        self.asked.set(bytes);
+        // As in the kernel: a tag that is still in the packet would travel on with it.
+        if scratch.packet.l3 != 14 { Route::Defer } else { self.way(scratch.to.dst.ip(), bytes) }
+    }
+
+    fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {
+        (0..times).any(|_| attempt());
+    }
+
+    fn trace(&self, event: Event, _scratch: &Scratch) {
+        self.memory.events.borrow_mut().push(event);
+    }
+}

@@ -1,0 +1,16 @@
+//! Packet tables through the pipeline in memory: the same code that the kernel runs, with maps, clock, chance and routes of the tests.
+
+mod frame;
+mod host;
+mod table;
+
+use host::Memory;
+use table::{cases, run::run_all};
+
+#[test]
+fn every_case_ends_as_stated() {
+    let cases = cases::all();
+    let packets = run_all(&mut Memory::new(), &cases).unwrap_or_else(|complaints| panic!("{complaints}"));
+    println!("{} cases, {packets} packets in memory", cases.len());
+    assert!(cases.len() >= 150, "only {} cases", cases.len());
+}

@@ -1,0 +1,115 @@
+//! A case: a Service, packets in their order, and what must become of each. One table of cases, several subjects that run it.
+
+use lb_common::{BackendState, DropReason};
+use lb_ebpf::{env::Hook, flow::Direction};
+
+use super::{
+    net::{Interface, Way},
+    packet::Spec,
+    world::World,
+};
+
+/// What must become of a packet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Expect {
+    /// Goes on as it came.
+    Pass,
+    /// Goes on as it came, for the next hook; a flow may have been made.
+    Defer,
+    /// Ends, for this reason, and no flow is made.
+    Drop(DropReason),
+    /// Ends, for this reason, which was found out when its flow was made already.
+    DropLate(DropReason),
+    /// Leaves like this, counted for this backend (ICMP errors are not).
+    Out(Way, Box<Spec>, Option<(usize, Direction)>),
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// A packet comes.
+    Send { hook: Hook, via: Interface, frame: Vec<u8>, expect: Expect },
+    /// Seconds pass.
+    Wait(u32),
+    /// A backend's state changes.
+    State(usize, BackendState),
+    /// The selection tables are replaced: backends have these weights now.
+    Weights(Vec<u16>),
+    /// The frontends are removed.
+    RemoveFrontends,
+    /// A sweep is made: entries left, expired, forgotten.
+    Sweep([u64; 3]),
+    /// A backend's counts are: active, pending, connections, closed, resets.
+    Load(usize, [u64; 5]),
+    /// So many flows are in the table.
+    Flows(usize),
+}
+
+/// A case.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) world: World,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Case {
+    pub(crate) fn new(name: impl Into<String>, world: World) -> Self {
+        Self { name: name.into(), world, steps: Vec::new() }
+    }
+
+    fn send(&mut self, (hook, via): (Hook, Interface), frame: Vec<u8>, expect: Expect) {
+        self.steps.push(Step::Send { hook, via, frame, expect });
+    }
+
+    pub(crate) fn passes(&mut self, at: (Hook, Interface), frame: impl Into<Vec<u8>>) {
+        self.send(at, frame.into(), Expect::Pass);
+    }
+
+    pub(crate) fn defers(&mut self, at: (Hook, Interface), packet: &Spec) {
+        self.send(at, packet.frame(), Expect::Defer);
+    }
+
+    pub(crate) fn drops(&mut self, at: (Hook, Interface), frame: impl Into<Vec<u8>>, reason: DropReason) {
+        self.send(at, frame.into(), Expect::Drop(reason));
+    }
+
+    pub(crate) fn drops_late(&mut self, at: (Hook, Interface), packet: &Spec, reason: DropReason) {
+        self.send(at, packet.frame(), Expect::DropLate(reason));
+    }
+
+    /// A packet towards a backend, and how it leaves.
+    pub(crate) fn to_backend(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
+    }
+
+    /// A packet of a backend, and how it leaves.
+    pub(crate) fn to_client(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::Out))));
+    }
+
+    /// An ICMP error, and how it leaves.
+    pub(crate) fn translates(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec) {
+        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), None));
+    }
+
+    /// A frame that is not as any [`Spec`] says, and how it leaves towards a backend.
+    pub(crate) fn to_backend_raw(
+        &mut self,
+        at: (Hook, Interface),
+        frame: Vec<u8>,
+        way: Way,
+        out: Spec,
+        backend: usize,
+    ) {
+        self.send(at, frame, Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
+    }
+
+    pub(crate) fn then(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    pub(crate) fn load(&mut self, backend: usize, counts: [u64; 5]) {
+        self.steps.push(Step::Load(backend, counts));
+    }
+}

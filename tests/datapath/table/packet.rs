@@ -1,0 +1,297 @@
+//! A packet as a test states it, and its bytes. All checksums are full computations by etherparse: none of Weir's code is in here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, checksum::Sum16BitWords,
+};
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+/// What the packet carries.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Body {
+    /// TCP with these flags.
+    Tcp(u8),
+    Udp,
+    /// UDP over IPv4 without a checksum.
+    UdpNoSum,
+    Icmp(Icmp),
+    /// A protocol by its number, of which nobody reads more.
+    Other(u8),
+}
+
+/// An ICMP message that quotes a packet, up to so many bytes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Icmp {
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
+    pub(crate) word: u32,
+    pub(crate) quoted: Box<Spec>,
+    pub(crate) bytes: usize,
+}
+
+/// What stands around and between the headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    /// IPv4: 12 bytes of options. IPv6: hop-by-hop options.
+    Options,
+    /// IPv4: 40 bytes of options. IPv6: hop-by-hop, destination, routing and authentication headers.
+    ManyOptions,
+    /// Bytes behind the end of the IP packet, as Ethernet's least length makes them.
+    Padded,
+    Vlan,
+    DoubleVlan,
+}
+
+/// Which part of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    First,
+    Later,
+}
+
+/// A packet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spec {
+    pub(crate) macs: [[u8; 6]; 2],
+    pub(crate) src: SocketAddr,
+    pub(crate) dst: SocketAddr,
+    pub(crate) ttl: u8,
+    pub(crate) body: Body,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) shape: Shape,
+    pub(crate) part: Part,
+}
+
+pub(crate) fn packet(body: Body, src: SocketAddr, dst: SocketAddr) -> Spec {
+    Spec {
+        macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
+        src,
+        dst,
+        ttl: 64,
+        body,
+        payload: Vec::new(),
+        shape: Shape::Plain,
+        part: Part::Whole,
+    }
+}
+
+pub(crate) fn tcp(flags: u8, src: SocketAddr, dst: SocketAddr) -> Spec {
+    packet(Body::Tcp(flags), src, dst)
+}
+
+pub(crate) fn udp(src: SocketAddr, dst: SocketAddr) -> Spec {
+    packet(Body::Udp, src, dst).payload(20)
+}
+
+impl Spec {
+    pub(crate) fn src(self, src: SocketAddr) -> Self {
+        Self { src, ..self }
+    }
+
+    pub(crate) fn dst(self, dst: SocketAddr) -> Self {
+        Self { dst, ..self }
+    }
+
+    pub(crate) fn ttl(self, ttl: u8) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// With so many bytes of payload.
+    pub(crate) fn payload(self, bytes: usize) -> Self {
+        Self { payload: (0..bytes).map(|i| (i * 7 + 3) as u8).collect(), ..self }
+    }
+
+    pub(crate) fn shape(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    pub(crate) fn part(self, part: Part) -> Self {
+        Self { part, ..self }
+    }
+
+    /// An ICMP error by `from` to this packet's sender that quotes so many bytes of this packet.
+    pub(crate) fn error(&self, from: IpAddr, (kind, code, word): (u8, u8, u32), bytes: usize) -> Self {
+        let icmp = Icmp { kind, code, word, quoted: Box::new(self.clone()), bytes };
+        packet(Body::Icmp(icmp), SocketAddr::new(from, 0), SocketAddr::new(self.src.ip(), 0))
+    }
+
+    /// The whole frame.
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let mut frame = self.macs.concat();
+        let tags: &[[u8; 4]] = match self.shape {
+            Shape::Vlan => &[[0x81, 0, 0, 5]],
+            Shape::DoubleVlan => &[[0x88, 0xa8, 0, 6], [0x81, 0, 0, 5]],
+            _ => &[],
+        };
+        frame.extend(tags.concat());
+        frame.extend(if self.src.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+        frame.extend(self.ip());
+        if self.shape == Shape::Padded {
+            frame.extend([0x5a; 11]);
+        }
+        frame
+    }
+
+    /// Where the IP header of the frame starts.
+    pub(crate) fn l3(&self) -> usize {
+        match self.shape {
+            Shape::Vlan => 18,
+            Shape::DoubleVlan => 22,
+            _ => 14,
+        }
+    }
+
+    /// Where the transport header of the frame starts.
+    pub(crate) fn l4(&self) -> usize {
+        self.l3() + self.ip().len() - self.transport().len()
+    }
+
+    /// The packet from its IP header on.
+    pub(crate) fn ip(&self) -> Vec<u8> {
+        let transport = self.transport();
+        match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let mut header =
+                    Ipv4Header::new(transport.len() as u16, self.ttl, self.protocol(), src.octets(), dst.octets())
+                        .expect("fits");
+                header.options = self.v4_options();
+                header.set_payload_len(transport.len()).expect("fits");
+                header.dont_fragment = self.part == Part::Whole;
+                header.more_fragments = self.part == Part::First;
+                let offset = if self.part == Part::Later { 100 } else { 0 };
+                header.fragment_offset = offset.try_into().expect("13 bits");
+                header.header_checksum = header.calc_header_checksum();
+                [header.to_bytes().to_vec(), transport].concat()
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let (next, extensions) = self.v6_extensions();
+                let header = Ipv6Header {
+                    traffic_class: 0,
+                    flow_label: Ipv6FlowLabel::try_new(0x12345).expect("20 bits"),
+                    payload_length: (extensions.len() + transport.len()) as u16,
+                    next_header: IpNumber(next),
+                    hop_limit: self.ttl,
+                    source: src.octets(),
+                    destination: dst.octets(),
+                };
+                [header.to_bytes().to_vec(), extensions, transport].concat()
+            }
+            _ => panic!("{} and {} are of two families", self.src, self.dst),
+        }
+    }
+
+    fn protocol(&self) -> IpNumber {
+        match &self.body {
+            Body::Tcp(_) => IpNumber::TCP,
+            Body::Udp | Body::UdpNoSum => IpNumber::UDP,
+            Body::Icmp(_) if self.src.is_ipv4() => IpNumber::ICMP,
+            Body::Icmp(_) => IpNumber::IPV6_ICMP,
+            Body::Other(number) => IpNumber(*number),
+        }
+    }
+
+    fn v4_options(&self) -> Ipv4Options {
+        let bytes = match self.shape {
+            Shape::Options => 12,
+            Shape::ManyOptions => 40,
+            _ => 0,
+        };
+        Ipv4Options::try_from(&[1_u8; 40][..bytes]).expect("a multiple of 4")
+    }
+
+    /// The first extension header's number (or the protocol's), and the extension headers.
+    fn v6_extensions(&self) -> (u8, Vec<u8>) {
+        // Number and body of each, without the number of what follows.
+        let mut headers: Vec<(u8, Vec<u8>)> = match self.shape {
+            Shape::Options => vec![(0, vec![0, 1, 4, 0, 0, 0, 0])],
+            Shape::ManyOptions => vec![
+                (0, vec![0, 1, 4, 0, 0, 0, 0]),
+                (60, [vec![1, 1, 12], vec![0; 12]].concat()),
+                (43, [vec![2, 0, 0], vec![0; 20]].concat()),
+                (51, [vec![4, 0, 0], vec![9; 20]].concat()),
+            ],
+            _ => vec![],
+        };
+        match self.part {
+            Part::Whole => {}
+            Part::First => headers.push((44, vec![0, 0, 1, 0, 0, 0, 7])),
+            Part::Later => headers.push((44, vec![0, 0, 0x80, 0, 0, 0, 7])),
+        }
+        let mut next = self.protocol().0;
+        let mut bytes = Vec::new();
+        for (number, body) in headers.into_iter().rev() {
+            bytes = [vec![next], body, bytes].concat();
+            next = number;
+        }
+        (next, bytes)
+    }
+
+    /// The transport header and the payload.
+    fn transport(&self) -> Vec<u8> {
+        let (sport, dport) = (self.src.port(), self.dst.port());
+        match &self.body {
+            Body::Tcp(flags) => {
+                let mut header = TcpHeader::new(sport, dport, 0x1020_3040, 0xfff0);
+                (header.fin, header.syn) = (flags & FIN != 0, flags & SYN != 0);
+                (header.rst, header.ack) = (flags & RST != 0, flags & ACK != 0);
+                [header.to_bytes().to_vec(), self.payload.clone()].concat()
+            }
+            Body::Udp | Body::UdpNoSum => {
+                let length = 8 + self.payload.len() as u16;
+                let header = UdpHeader { source_port: sport, destination_port: dport, length, checksum: 0 };
+                [header.to_bytes().to_vec(), self.payload.clone()].concat()
+            }
+            Body::Icmp(icmp) => {
+                let mut quoted = icmp.quoted.ip();
+                quoted.truncate(icmp.bytes);
+                [&[icmp.kind, icmp.code, 0, 0], &icmp.word.to_be_bytes()[..], &quoted].concat()
+            }
+            Body::Other(_) => self.payload.clone(),
+        }
+        .with_checksum(self)
+    }
+}
+
+trait WithChecksum {
+    fn with_checksum(self, spec: &Spec) -> Self;
+}
+
+impl WithChecksum for Vec<u8> {
+    fn with_checksum(mut self, spec: &Spec) -> Self {
+        let at = match spec.body {
+            Body::Tcp(_) => 16,
+            Body::Udp => 6,
+            Body::Icmp(_) => 2,
+            Body::UdpNoSum | Body::Other(_) => return self,
+        };
+        let sum = sum(spec.src.ip(), spec.dst.ip(), spec.protocol().0, &self);
+        let sum = if spec.body == Body::Udp { sum.to_ones_complement_with_no_zero() } else { sum.ones_complement() };
+        self[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
+        self
+    }
+}
+
+/// The sum of a transport header, its payload and, but for ICMP over IPv4, the pseudo header.
+pub(crate) fn sum(src: IpAddr, dst: IpAddr, protocol: u8, transport: &[u8]) -> Sum16BitWords {
+    let mut sum = Sum16BitWords::new().add_slice(transport);
+    let length = (transport.len() as u32).to_be_bytes();
+    match (src, dst) {
+        (IpAddr::V4(_), IpAddr::V4(_)) if protocol == 1 => sum,
+        (IpAddr::V4(src), IpAddr::V4(dst)) => sum
+            .add_4bytes(src.octets())
+            .add_4bytes(dst.octets())
+            .add_2bytes([0, protocol])
+            .add_2bytes([length[2], length[3]]),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            sum.add_16bytes(src.octets()).add_16bytes(dst.octets()).add_4bytes(length).add_2bytes([0, protocol])
+        }
+        _ => panic!("{src} and {dst} are of two families"),
+    }
+}

@@ -1,0 +1,205 @@
+//! A Service for a packet table: what it is, and the map writes that make it.
+
+use std::net::SocketAddr;
+
+use lb_agent::{
+    balance::tables::{Entry, build, identity},
+    dataplane::Write,
+};
+use lb_common::{
+    Algorithm, Backend, BackendState, Frontend, Port, Protocol, SocketKey, Vip,
+    backend::BACKEND_LOCAL,
+    service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+};
+
+use super::net::{Family, HOLE, Interface, NODE, NOWHERE, ip, socket};
+
+/// The only source port of full NAT: so that tables can name it.
+pub(crate) const SNAT_PORT: u16 = 61000;
+/// Seed of the flow hash.
+pub(crate) const FLOW_SEED: u64 = 0x0123_4567_89ab_cdef;
+/// Buckets of each flow table.
+pub(crate) const BUCKETS: u32 = 64;
+/// Slots kept for each frontend's selection table.
+const TABLE_ROOM: u32 = 512;
+
+/// Where a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On this node, behind an interface.
+    Local,
+    /// On this node, in its own network namespace.
+    Own,
+    /// On another node.
+    Remote,
+    /// On another node, behind the interface that clients are behind.
+    Beside,
+    /// On this node, behind an interface for small packets.
+    Narrow,
+    /// Where a blackhole route leads.
+    Hole,
+    /// Where no route leads.
+    Nowhere,
+}
+
+impl Place {
+    /// Its network.
+    pub(crate) fn network(self) -> u8 {
+        match self {
+            Self::Local => Interface::Pod0.number(),
+            Self::Own | Self::Beside => Interface::Up0.number(),
+            Self::Remote => Interface::Up1.number(),
+            Self::Narrow => Interface::Thin.number(),
+            Self::Hole => HOLE,
+            Self::Nowhere => NOWHERE,
+        }
+    }
+
+    /// Whether it sees the client's own address.
+    pub(crate) fn is_local(self) -> bool {
+        !matches!(self, Self::Remote | Self::Beside)
+    }
+}
+
+/// One or two frontends with the same endpoints. Frontend `f` has port 80 + f, and of `n` backends those from index `f * n` on.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) family: Family,
+    pub(crate) protocol: Protocol,
+    pub(crate) algorithm: Algorithm,
+    /// Seconds of session affinity; 0 for none.
+    pub(crate) affinity: u32,
+    pub(crate) backends: Vec<(Place, u16)>,
+    pub(crate) frontends: u32,
+    /// A selection table that names a backend which does not exist.
+    pub(crate) stale: bool,
+}
+
+impl World {
+    /// One frontend with these backends, all of weight 100.
+    pub(crate) fn new(family: Family, protocol: Protocol, places: &[Place]) -> Self {
+        Self {
+            family,
+            protocol,
+            algorithm: Algorithm::RoundRobin,
+            affinity: 0,
+            backends: places.iter().map(|place| (*place, 100)).collect(),
+            frontends: 1,
+            stale: false,
+        }
+    }
+
+    /// A client's socket.
+    pub(crate) fn client(&self) -> SocketAddr {
+        socket(self.family, Interface::Up0.number(), 9, 40000)
+    }
+
+    /// A frontend's socket.
+    pub(crate) fn vip(&self, frontend: u32) -> SocketAddr {
+        socket(self.family, 99, 1, 80 + frontend as u16)
+    }
+
+    /// An endpoint's socket.
+    pub(crate) fn endpoint(&self, number: usize) -> SocketAddr {
+        let place = self.backends[number].0;
+        let host = if place == Place::Own { NODE } else { 20 + number as u8 };
+        socket(self.family, place.network(), host, 8080 + number as u16)
+    }
+
+    /// Whom a backend takes for its client.
+    pub(crate) fn peer(&self, number: usize) -> SocketAddr {
+        let place = self.backends[number].0;
+        if place.is_local() { self.client() } else { socket(self.family, place.network(), NODE, SNAT_PORT) }
+    }
+
+    fn key(&self, socket: SocketAddr) -> SocketKey {
+        SocketKey::new(socket, self.protocol)
+    }
+
+    /// The record of a backend, by its index.
+    pub(crate) fn backend(&self, index: usize, base: u32, state: BackendState) -> Backend {
+        let number = index % self.backends.len();
+        let (place, weight) = self.backends[number];
+        let endpoint = self.endpoint(number);
+        let source =
+            if place.is_local() { lb_common::Addr::NONE } else { ip(self.family, place.network(), NODE).into() };
+        Backend {
+            addr: endpoint.ip().into(),
+            source,
+            port: Port::new(endpoint.port()),
+            protocol: self.protocol as u8,
+            flags: if place.is_local() { BACKEND_LOCAL } else { 0 },
+            effective_weight: weight,
+            weight,
+            endpoint: number as u32,
+            service: base + (index / self.backends.len()) as u32,
+            incarnation: base + 1,
+            state: state as u8,
+            ..Backend::default()
+        }
+    }
+
+    fn vip_record(&self, frontend: u32, live: u32) -> Write {
+        Write::PutVip(frontend, Vip { key: self.key(self.vip(frontend)), live })
+    }
+
+    /// The writes that put the selection tables and the frontends in force.
+    pub(crate) fn select(&self, base: u32) -> Vec<Write> {
+        (0..self.frontends).flat_map(|f| self.frontend(f, base)).collect()
+    }
+
+    /// The entries of a frontend's selection table.
+    pub(crate) fn entries(&self, frontend: u32) -> Vec<Entry> {
+        let first = frontend as usize * self.backends.len();
+        let entry = |(i, (_, weight)): (usize, &(Place, u16))| Entry {
+            backend: if self.stale { 1 << 30 } else { (first + i) as u32 },
+            weight: *weight,
+            identity: identity(self.endpoint(i)),
+        };
+        self.backends.iter().enumerate().map(entry).collect()
+    }
+
+    fn frontend(&self, frontend: u32, base: u32) -> [Write; 2] {
+        let table = build(self.algorithm.table(), &self.entries(frontend), 251);
+        let offset = frontend * TABLE_ROOM;
+        let record = Frontend {
+            id: frontend,
+            service: base + frontend,
+            table_offset: offset,
+            table_len: table.len,
+            affinity_seconds: self.affinity,
+            algorithm: self.algorithm as u8,
+            flags: if self.affinity > 0 { FRONTEND_AFFINITY } else { 0 },
+            zero: 0,
+        };
+        [Write::PutSlots(offset, table.slots), Write::PutFrontend(self.key(self.vip(frontend)), record)]
+    }
+
+    /// The number of backend records.
+    pub(crate) fn indexes(&self) -> usize {
+        self.backends.len() * self.frontends as usize
+    }
+
+    /// The writes that make it. `base` is a number of its own for each case, from which no other case's is closer than 2.
+    pub(crate) fn make(&self, base: u32) -> Vec<Write> {
+        let vips = (0..self.frontends).map(|f| self.vip_record(f, VIP_LIVE));
+        let backends =
+            (0..self.indexes()).map(|i| Write::PutBackend(i as u32, self.backend(i, base, BackendState::Ready)));
+        let endpoints = (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
+        vips.chain(backends).chain(endpoints).chain(self.select(base)).collect()
+    }
+
+    /// The writes that take its frontends away.
+    pub(crate) fn remove_frontends(&self) -> Vec<Write> {
+        let remove = |f| [Write::DeleteFrontend(self.key(self.vip(f))), self.vip_record(f, VIP_REMOVED)];
+        (0..self.frontends).flat_map(remove).collect()
+    }
+
+    /// The writes that take away all the rest, once no flow is left.
+    pub(crate) fn clear(&self) -> Vec<Write> {
+        let vips = (0..self.frontends).map(Write::FreeVip);
+        let backends = (0..self.indexes()).map(|i| Write::FreeBackend(i as u32));
+        let endpoints = (0..self.backends.len()).map(|i| Write::DeleteEndpoint(self.key(self.endpoint(i))));
+        vips.chain(backends).chain(endpoints).collect()
+    }
+}

@@ -1,0 +1,11 @@
+//! A plain model of flows and counters beside the loaded programs, on random packets. Needs root.
+
+mod beside;
+mod frames;
+mod operations;
+mod random;
+mod reference;
+mod tables;
+#[path = "../support/testrun.rs"]
+mod testrun;
+mod world;

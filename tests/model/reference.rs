@@ -1,0 +1,350 @@
+//! The model: flows in a map, and what follows from them counted over again each time. Nothing in it is clever.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use lb_common::{Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, Traffic, abi::timeout, hash};
+
+use crate::{
+    frames::{ACK, Datagram, FIN, RST, SYN},
+    testrun::TCP_IDLE,
+    world::{self, Condition, Selection},
+};
+
+/// Who talks to whom: client, source port, frontend.
+pub(crate) type Key = (usize, usize, usize);
+
+/// A flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Its backend's index.
+    pub(crate) backend: u32,
+    /// Its state.
+    pub(crate) state: FlowState,
+    /// When it was last seen.
+    pub(crate) last: u32,
+    /// Its source port under full NAT.
+    pub(crate) port: Option<u16>,
+}
+
+/// What the programs chose, where the model leaves them a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The backend's index.
+    pub(crate) backend: u32,
+    /// The source port under full NAT.
+    pub(crate) port: Option<u16>,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on untouched.
+    Passes,
+    /// It ends.
+    Drops,
+    /// It goes on as this.
+    Becomes(Datagram),
+}
+
+/// Whether a frontend is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It is.
+    Live,
+    /// It was removed, its flows may be there.
+    Removed,
+    /// They are not.
+    Forgotten,
+}
+
+/// Everything.
+pub(crate) struct Model {
+    /// The time.
+    pub(crate) now: u32,
+    /// The flows.
+    pub(crate) flows: HashMap<Key, Flow>,
+    /// The backends, by index.
+    pub(crate) conditions: Vec<Condition>,
+    /// The frontends.
+    pub(crate) presence: [Presence; world::FRONTENDS],
+    /// Their tables.
+    pub(crate) selections: Vec<Selection>,
+    /// `connections`, `closed`, `resets` of the backends; what is open now is counted from the flows.
+    ever: Vec<BackendLoad>,
+    /// Packets and bytes of the backends.
+    pub(crate) traffic: Vec<Traffic>,
+    /// Dropped packets.
+    pub(crate) drops: BTreeMap<DropReason, u64>,
+    cursors: [u64; world::FRONTENDS],
+    /// States that flows have been in.
+    pub(crate) met: BTreeSet<u8>,
+    /// Flows to backends on the node that needed full NAT.
+    pub(crate) masked_local: u64,
+    /// By client: backend, its incarnation, when it was chosen.
+    affinity: HashMap<usize, (u32, u32, u32)>,
+}
+
+impl Model {
+    /// Nothing has happened yet.
+    pub(crate) fn new(conditions: Vec<Condition>, selections: Vec<Selection>, now: u32) -> Self {
+        Self {
+            now,
+            flows: HashMap::new(),
+            presence: [Presence::Live; world::FRONTENDS],
+            selections,
+            ever: vec![BackendLoad::default(); conditions.len()],
+            traffic: vec![Traffic::default(); conditions.len()],
+            drops: DropReason::ALL.iter().map(|reason| (*reason, 0)).collect(),
+            cursors: [0; world::FRONTENDS],
+            met: BTreeSet::new(),
+            masked_local: 0,
+            affinity: HashMap::new(),
+            conditions,
+        }
+    }
+
+    /// A client's packet at a hook; `choice` says what the programs chose for the flow, if it is new.
+    pub(crate) fn from_client(
+        &mut self,
+        key: Key,
+        packet: Datagram,
+        xdp: bool,
+        choice: &dyn Fn() -> Option<Choice>,
+    ) -> Result<Fate, String> {
+        if self.presence[key.2] != Presence::Live {
+            return Ok(Fate::Passes);
+        }
+        let opens = packet.flags.is_none_or(|flags| flags & (SYN | ACK | RST) == SYN);
+        if opens && self.flows.get(&key).is_some_and(|flow| self.is_over(flow)) {
+            self.set(key, FlowState::Free, false);
+        }
+        if !self.flows.contains_key(&key) {
+            let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, choice)? };
+            if let Some(reason) = reason {
+                *self.drops.entry(reason).or_default() += 1;
+                return Ok(Fate::Drops);
+            }
+        }
+        let flow = self.flows[&key];
+        if xdp && world::is_local(flow.backend) {
+            return Ok(Fate::Passes);
+        }
+        self.see(key, true, packet.flags);
+        let traffic = &mut self.traffic[flow.backend as usize];
+        traffic.packets_in += 1;
+        traffic.bytes_in += packet.ip_bytes();
+        let to = Datagram {
+            src: self.peer(key),
+            dst: world::endpoint(flow.backend).socket(),
+            ttl: packet.ttl - 1,
+            ..packet
+        };
+        Ok(Fate::Becomes(to))
+    }
+
+    /// A packet of a backend to whom it takes for its client.
+    pub(crate) fn from_backend(&mut self, backend: u32, packet: Datagram, egress: bool) -> Fate {
+        let endpoint = world::endpoint(backend);
+        let found = self
+            .flows
+            .keys()
+            .copied()
+            .find(|key| world::endpoint(self.flows[key].backend) == endpoint && self.peer(*key) == packet.dst);
+        let Some(key) = found else { return Fate::Passes };
+        let index = self.flows[&key].backend;
+        self.see(key, false, packet.flags);
+        let traffic = &mut self.traffic[index as usize];
+        traffic.packets_out += 1;
+        traffic.bytes_out += packet.ip_bytes();
+        let ttl = if egress { packet.ttl } else { packet.ttl - 1 };
+        Fate::Becomes(Datagram {
+            src: world::vip(key.2).socket(),
+            dst: world::client(key.0, key.1, key.2),
+            ttl,
+            ..packet
+        })
+    }
+
+    /// A sweep: how many flows end because of their time, and how many because their frontend or backend is gone.
+    pub(crate) fn sweep(&mut self) -> (u64, u64) {
+        let (mut expired, mut forgotten) = (0, 0);
+        for (key, flow) in self.flows.clone() {
+            let udp = matches!(flow.state, FlowState::UdpOneWay | FlowState::UdpAnswered);
+            let removed = self.conditions[flow.backend as usize].state == BackendState::Removed;
+            if self.now - flow.last > time_limit(flow.state) {
+                expired += 1;
+            } else if self.presence[key.2] == Presence::Removed || udp && removed {
+                forgotten += 1;
+            } else {
+                continue;
+            }
+            self.set(key, FlowState::Free, false);
+        }
+        for presence in &mut self.presence {
+            if *presence == Presence::Removed {
+                *presence = Presence::Forgotten;
+            }
+        }
+        (expired, forgotten)
+    }
+
+    /// An index starts again.
+    pub(crate) fn renew(&mut self, index: u32) {
+        self.ever[index as usize] = BackendLoad::default();
+        self.traffic[index as usize] = Traffic::default();
+    }
+
+    /// A backend's counts.
+    pub(crate) fn load(&self, index: u32) -> BackendLoad {
+        let count = |of: fn(FlowState) -> bool| {
+            self.flows.values().filter(|flow| flow.backend == index && of(flow.state)).count() as u64
+        };
+        BackendLoad {
+            active: count(FlowState::is_active),
+            pending: count(FlowState::is_pending),
+            ..self.ever[index as usize]
+        }
+    }
+
+    /// Whom the backend of a flow takes for its client.
+    pub(crate) fn peer(&self, key: Key) -> SocketAddr {
+        let flow = self.flows[&key];
+        match flow.port {
+            Some(port) => SocketAddr::new(world::source(flow.backend), port),
+            None => world::client(key.0, key.1, key.2),
+        }
+    }
+
+    fn is_over(&self, flow: &Flow) -> bool {
+        let state = self.conditions[flow.backend as usize].state;
+        match flow.state {
+            FlowState::Closing => true,
+            FlowState::SynSent => matches!(state, BackendState::Removed | BackendState::Unhealthy),
+            FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
+            _ => false,
+        }
+    }
+
+    fn open(&mut self, key: Key, choice: &dyn Fn() -> Option<Choice>) -> Result<Option<DropReason>, String> {
+        if self.selections[key.2].len == 0 {
+            return Ok(Some(DropReason::NoBackend));
+        }
+        let chosen = choice().ok_or_else(|| format!("{key:?}: no flow was made"))?;
+        let expected = self.expected(key);
+        if !expected.contains(&chosen.backend) {
+            return Err(format!("{key:?}: backend {} was chosen, not one of {expected:?}", chosen.backend));
+        }
+        if world::has_affinity(key.2) {
+            let incarnation = self.conditions[chosen.backend as usize].incarnation;
+            self.affinity.insert(key.0, (chosen.backend, incarnation, self.now));
+        }
+        self.check_port(key, chosen)?;
+        self.masked_local += u64::from(world::is_local(chosen.backend) && chosen.port.is_some());
+        let state = if world::vip(key.2).protocol == 6 { FlowState::SynSent } else { FlowState::UdpOneWay };
+        self.flows
+            .insert(key, Flow { backend: chosen.backend, state: FlowState::Free, last: self.now, port: chosen.port });
+        self.set(key, state, false);
+        Ok(None)
+    }
+
+    /// The backends that a new flow may get.
+    fn expected(&mut self, (client, port, frontend): Key) -> Vec<u32> {
+        if world::has_affinity(frontend)
+            && let Some((backend, incarnation, last)) = self.affinity.get(&client)
+        {
+            let condition = self.conditions[*backend as usize];
+            if condition == (Condition { state: BackendState::Ready, incarnation: *incarnation })
+                && self.now - last < world::AFFINITY
+            {
+                return vec![*backend];
+            }
+        }
+        let Selection { slots, len } = &self.selections[frontend];
+        let (socket, vip) = (world::client(client, port, frontend), world::vip(frontend));
+        let address = Addr::from(socket.ip());
+        let slot = match world::algorithm(frontend) {
+            Algorithm::Random | Algorithm::LeastConnections => return slots.iter().map(|slot| *slot as u32).collect(),
+            Algorithm::RoundRobin | Algorithm::WeightedRoundRobin => {
+                self.cursors[frontend] += 1;
+                ((self.cursors[frontend] - 1) % u64::from(*len)) as u32
+            }
+            Algorithm::IpHash => hash::by_client(&address, *len),
+            Algorithm::Maglev => {
+                hash::by_tuple(&address, Port::new(socket.port()), &vip.addr, vip.port, vip.protocol, *len)
+            }
+        };
+        vec![slots[slot as usize] as u32]
+    }
+
+    /// Full NAT exactly where a reply could not be told apart, or would not come back; ports in their range, and no two replies alike.
+    fn check_port(&self, key: Key, Choice { backend, port }: Choice) -> Result<(), String> {
+        let peer = |address, port| SocketAddr::new(address, port);
+        let taken = |peer: SocketAddr| {
+            self.flows
+                .iter()
+                .any(|(key, flow)| world::endpoint(flow.backend) == world::endpoint(backend) && self.peer(*key) == peer)
+        };
+        let as_client = world::is_local(backend) && !taken(world::client(key.0, key.1, key.2));
+        match port {
+            None if as_client => Ok(()),
+            Some(port) if !as_client && port >= 61000 && !taken(peer(world::source(backend), port)) => Ok(()),
+            _ => Err(format!("{key:?}: source port {port:?} towards backend {backend}")),
+        }
+    }
+
+    fn see(&mut self, key: Key, from_client: bool, flags: Option<u8>) {
+        let flow = self.flows.get_mut(&key).expect("a flow that was just found");
+        flow.last = self.now;
+        let next = next(flow.state, from_client, flags);
+        self.set(key, next, flags.is_some_and(|flags| flags & RST != 0));
+    }
+
+    /// Gives a flow a state, counts what that means, and forgets the flow if that is [`FlowState::Free`].
+    fn set(&mut self, key: Key, state: FlowState, reset: bool) {
+        let flow = self.flows.get_mut(&key).expect("a flow that was just found");
+        let open = |state: FlowState| state.is_active() || state.is_pending();
+        let ever = &mut self.ever[flow.backend as usize];
+        ever.connections += u64::from(!flow.state.is_active() && state.is_active());
+        let ends = open(flow.state) && !open(state);
+        ever.closed += u64::from(ends);
+        ever.resets += u64::from(ends && reset);
+        flow.state = state;
+        self.met.insert(state as u8);
+        if state == FlowState::Free {
+            self.flows.remove(&key);
+        }
+    }
+}
+
+/// The life of a flow.
+fn next(state: FlowState, from_client: bool, flags: Option<u8>) -> FlowState {
+    use FlowState::{Closing, Established, FinBackend, FinClient, SynReceived, SynSent, UdpAnswered, UdpOneWay};
+    let Some(flags) = flags else {
+        return if state == UdpOneWay && !from_client { UdpAnswered } else { state };
+    };
+    let has = |flag| flags & flag != 0;
+    match state {
+        _ if has(RST) => Closing,
+        SynSent if !from_client && has(SYN) && has(ACK) => SynReceived,
+        SynReceived if from_client && !has(SYN) && has(FIN) => FinClient,
+        SynReceived if from_client && !has(SYN) && has(ACK) => Established,
+        Established if from_client && has(FIN) => FinClient,
+        SynReceived | Established if !from_client && has(FIN) => FinBackend,
+        FinClient if !from_client && has(FIN) => Closing,
+        FinBackend if from_client && has(FIN) => Closing,
+        other => other,
+    }
+}
+
+fn time_limit(state: FlowState) -> u32 {
+    match state {
+        FlowState::SynSent | FlowState::SynReceived => timeout::TCP_SYN,
+        FlowState::Closing => timeout::TCP_CLOSING,
+        FlowState::UdpOneWay => timeout::UDP_ONE_WAY,
+        FlowState::UdpAnswered => timeout::UDP,
+        _ => TCP_IDLE,
+    }
+}

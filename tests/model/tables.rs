@@ -1,0 +1,92 @@
+//! The two flow tables as they stand in the kernel, and what must hold of them whatever has happened.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use anyhow::{Result, ensure};
+use lb_common::{
+    Bucket, Flow, FlowState, Settings,
+    flow::{WAYS, meta_state},
+    names::map,
+};
+use lb_ebpf::env::Limits;
+
+use crate::testrun::Node;
+
+/// An entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// bucket * 8 + way.
+    pub(crate) slot: u32,
+    /// Its state.
+    pub(crate) state: FlowState,
+    /// What it says.
+    pub(crate) flow: Flow,
+}
+
+/// Both tables.
+pub(crate) struct Dump {
+    /// Forward entries.
+    pub(crate) forward: Vec<Entry>,
+    /// Reply entries.
+    pub(crate) reply: Vec<Entry>,
+}
+
+impl Dump {
+    /// Reads them.
+    pub(crate) fn read(node: &Node) -> Result<Self> {
+        Ok(Self { forward: entries(node, map::FLOWS)?, reply: entries(node, map::REPLIES)? })
+    }
+
+    /// No key twice, and entries in pairs that name each other.
+    pub(crate) fn check_links(&self) -> Result<()> {
+        for (name, entries) in [("forward", &self.forward), ("reply", &self.reply)] {
+            let mut keys = HashMap::new();
+            for entry in entries {
+                let key = (socket(&entry.flow), entry.flow.id);
+                let other = keys.insert(key, entry);
+                ensure!(other.is_none(), "two {name} entries of {key:?}: {other:?} and {entry:?}");
+            }
+        }
+        let replies: HashMap<u32, &Entry> = self.reply.iter().map(|entry| (entry.slot, entry)).collect();
+        for entry in &self.forward {
+            let reply = replies.get(&entry.flow.link);
+            ensure!(
+                reply.is_some_and(|reply| reply.flow.link == entry.slot && reply.flow.backend == entry.flow.backend),
+                "{entry:?} names {reply:?}"
+            );
+        }
+        ensure!(self.reply.len() == self.forward.len(), "{} of {}", self.reply.len(), self.forward.len());
+        Ok(())
+    }
+}
+
+/// The client or peer of an entry.
+pub(crate) fn socket(flow: &Flow) -> SocketAddr {
+    SocketAddr::new(flow.addr.ip(), flow.port.number())
+}
+
+/// What the programs were loaded with.
+pub(crate) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        flow_seed: settings.flow_seed,
+        bucket_mask: settings.bucket_mask,
+        snat_first: settings.snat_first,
+        snat_last: settings.snat_last,
+        tcp_idle: settings.tcp_idle,
+    }
+}
+
+fn entries(node: &Node, name: &str) -> Result<Vec<Entry>> {
+    let buckets = node.array::<Bucket>(name)?;
+    let mut found = Vec::new();
+    for index in 0..buckets.len() {
+        let bucket = buckets.get(&index, 0)?;
+        ensure!(bucket.lock == 0, "bucket {index} of {name} is locked");
+        for (way, (meta, flow)) in bucket.meta.into_iter().zip(bucket.ways).enumerate() {
+            if meta_state(meta) != FlowState::Free {
+                found.push(Entry { slot: index * WAYS as u32 + way as u32, state: meta_state(meta), flow });
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,199 @@
+//! What is balanced in these tests: a frontend for each algorithm, over both families and protocols, with backends on the node and
+//! elsewhere, some of them behind two frontends; and how it is written into the maps.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use lb_agent::{
+    balance::{self, Entry},
+    dataplane::{Dataplane as _, Write, bpf::Bpf},
+};
+use lb_common::{
+    Algorithm, Backend, BackendState, Frontend, Protocol, SocketKey, Vip,
+    backend::BACKEND_LOCAL,
+    service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+};
+
+use crate::testrun::{NODE4, NODE6};
+
+/// Frontends, each of a service of its own.
+pub(crate) const FRONTENDS: usize = 6;
+/// Backends of each; the first two are on the node.
+pub(crate) const BACKENDS: usize = 4;
+/// Clients.
+pub(crate) const CLIENTS: usize = 5;
+/// Source ports of each client.
+pub(crate) const PORTS: usize = 8;
+/// How long a client stays with its backend, at the frontend that has affinity.
+pub(crate) const AFFINITY: u32 = 25;
+
+const WEIGHTS: [u16; BACKENDS] = [3, 1, 2, 1];
+const TABLE_ROOM: u32 = 1024;
+const MAGLEV_SIZE: u32 = 251;
+
+/// A frontend's address.
+pub(crate) fn vip(frontend: usize) -> SocketKey {
+    let (address, port, protocol) = [
+        ("10.99.0.1", 80, Protocol::Tcp),
+        ("10.99.0.1", 81, Protocol::Tcp),
+        ("10.99.0.1", 53, Protocol::Udp),
+        ("fd99::1", 80, Protocol::Tcp),
+        ("fd99::1", 53, Protocol::Udp),
+        ("10.99.0.1", 54, Protocol::Udp),
+    ][frontend];
+    SocketKey::new(socket(address, port), protocol)
+}
+
+/// A frontend's algorithm.
+pub(crate) fn algorithm(frontend: usize) -> Algorithm {
+    use Algorithm::{IpHash, LeastConnections, Maglev, Random, RoundRobin, WeightedRoundRobin};
+    [Maglev, LeastConnections, Random, WeightedRoundRobin, IpHash, RoundRobin][frontend]
+}
+
+/// Whether clients stay with their backend.
+pub(crate) fn has_affinity(frontend: usize) -> bool {
+    frontend == 1
+}
+
+/// A client's socket, of the family of a frontend.
+pub(crate) fn client(client: usize, port: usize, frontend: usize) -> SocketAddr {
+    let net = if is_v4(frontend) { "10.9.0." } else { "fd09::" };
+    socket(&format!("{net}{}", client + 1), 40000 + port as u16)
+}
+
+/// Whether a frontend is IPv4.
+pub(crate) fn is_v4(frontend: usize) -> bool {
+    vip(frontend).addr.is_v4()
+}
+
+/// The index of a frontend's backend.
+pub(crate) fn index(frontend: usize, backend: usize) -> u32 {
+    (frontend * BACKENDS + backend) as u32
+}
+
+/// The frontend whose backend has this index.
+pub(crate) fn frontend_of(index: u32) -> usize {
+    index as usize / BACKENDS
+}
+
+/// Whether the backend of this index is on the node.
+pub(crate) fn is_local(index: u32) -> bool {
+    index as usize % BACKENDS < 2
+}
+
+/// Where a backend listens: the same sockets behind every frontend of a family and protocol.
+pub(crate) fn endpoint(index: u32) -> SocketKey {
+    let number = index as usize % BACKENDS;
+    let net = match (is_v4(frontend_of(index)), is_local(index)) {
+        (true, true) => "10.20.0.",
+        (true, false) => "10.30.0.",
+        (false, true) => "fd20::",
+        (false, false) => "fd30::",
+    };
+    let protocol = if vip(frontend_of(index)).protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
+    SocketKey::new(socket(&format!("{net}{}", number % 2 + 2), 8080), protocol)
+}
+
+/// The address that a backend takes for its client's under full NAT.
+pub(crate) fn source(index: u32) -> IpAddr {
+    let address = match (is_v4(frontend_of(index)), is_local(index)) {
+        (true, true) => "10.20.0.1",
+        (false, true) => "fd20::1",
+        (true, false) => NODE4,
+        (false, false) => NODE6,
+    };
+    address.parse().expect("an address")
+}
+
+/// A backend's weight.
+pub(crate) fn weight(index: u32) -> u16 {
+    WEIGHTS[index as usize % BACKENDS]
+}
+
+fn socket(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().expect("an address"), port)
+}
+
+/// What changes of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// Its state.
+    pub(crate) state: BackendState,
+    /// Counts the users of its index.
+    pub(crate) incarnation: u32,
+}
+
+/// A frontend's selection table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    /// Its slots.
+    pub(crate) slots: Vec<u64>,
+    /// Its length as the frontend says it.
+    pub(crate) len: u32,
+}
+
+/// The selection table of a frontend with backends in these conditions: of the ready ones, or if there is none of the unhealthy.
+pub(crate) fn selection(frontend: usize, conditions: &[Condition]) -> Selection {
+    let among = |state| {
+        let has = |index: &u32| conditions[*index as usize].state == state;
+        (0..BACKENDS).map(|backend| index(frontend, backend)).filter(has).collect::<Vec<u32>>()
+    };
+    let ready = among(BackendState::Ready);
+    let takers = if ready.is_empty() { among(BackendState::Unhealthy) } else { ready };
+    let entry = |index: u32| Entry {
+        backend: index,
+        weight: if algorithm(frontend) == Algorithm::RoundRobin { 1 } else { weight(index) },
+        identity: balance::identity(endpoint(index).socket()),
+    };
+    let entries: Vec<Entry> = takers.into_iter().map(entry).collect();
+    let built = balance::build(algorithm(frontend).table(), &entries, MAGLEV_SIZE);
+    Selection { slots: built.slots, len: built.len }
+}
+
+/// Writes a backend, and its endpoint.
+pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Result<()> {
+    let key = endpoint(index);
+    // The first index with this socket stands for it.
+    let id = (0..=index).find(|other| endpoint(*other) == key).unwrap_or(index);
+    bpf.write(&Write::PutEndpoint(key, id))?;
+    let backend = Backend {
+        addr: key.addr,
+        source: source(index).into(),
+        port: key.port,
+        protocol: key.protocol,
+        flags: if is_local(index) { BACKEND_LOCAL } else { 0 },
+        effective_weight: weight(index),
+        weight: weight(index),
+        endpoint: id,
+        service: frontend_of(index) as u32,
+        incarnation: condition.incarnation,
+        state: condition.state as u8,
+        ..Backend::default()
+    };
+    Ok(bpf.write(&Write::PutBackend(index, backend))?)
+}
+
+/// Writes a frontend with its table into one of two places that take turns.
+pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection, turn: u32) -> Result<()> {
+    let offset = (frontend as u32 * 2 + turn % 2) * TABLE_ROOM;
+    assert!(selection.slots.len() <= TABLE_ROOM as usize, "the table has room");
+    let record = Frontend {
+        id: frontend as u32,
+        service: frontend as u32,
+        table_offset: offset,
+        table_len: selection.len,
+        affinity_seconds: AFFINITY,
+        algorithm: algorithm(frontend) as u8,
+        flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 },
+        zero: 0,
+    };
+    bpf.write(&Write::PutSlots(offset, selection.slots.clone()))?;
+    bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE }))?;
+    Ok(bpf.write(&Write::PutFrontend(vip(frontend), record))?)
+}
+
+/// Removes a frontend; a sweep forgets its flows.
+pub(crate) fn remove_frontend(bpf: &mut Bpf, frontend: usize) -> Result<()> {
+    bpf.write(&Write::DeleteFrontend(vip(frontend)))?;
+    Ok(bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED }))?)
+}

@@ -1,0 +1,267 @@
+//! A node of the kernel's tests: the programs, loaded over maps of their own, run on single packets (BPF_PROG_TEST_RUN) in a network
+//! namespace with two interfaces, in which the routing table knows the way to everybody and who is next on it.
+//!
+//! ```text
+//!  clients 10.9.0.0/16 -- 10.10.0.1 --+
+//!  fd09::/32            fd10::1       +-- up0 [node] pod0 -- local backends 10.20.0.0/24, fd20::/64
+//!  remote  10.30.0.0/16 - 10.10.0.9 --+
+//!  fd30::/32            fd10::9
+//! ```
+//! Not a module of the library, because that is linked by `xtask`, which builds the object that `lb-agent` contains: the test programs
+//! that need it include the file.
+#![allow(dead_code, reason = "each test program that includes this uses a part of it")]
+
+use std::{borrow::Cow, fmt::Write as _, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+    programs::{ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use lb_agent::dataplane::{
+    bpf::{Bpf, Options, Sizes},
+    pins::map_folder,
+};
+use lb_common::names::{map, program};
+use weir_tests::{namespace::Namespace, pins::PinFolder, requirements};
+
+/// The node's IPv4 address on `up0`: what remote backends see as their client.
+pub(crate) const NODE4: &str = "10.10.0.2";
+/// The same for IPv6.
+pub(crate) const NODE6: &str = "fd10::2";
+/// tc: the next program, and the stack after it.
+pub(crate) const TC_NEXT: u32 = u32::MAX;
+/// tc: the packet ends here.
+pub(crate) const TC_SHOT: u32 = 2;
+/// tc: out of another interface.
+pub(crate) const TC_REDIRECT: u32 = 7;
+/// XDP: the packet ends here.
+pub(crate) const XDP_DROP: u32 = 1;
+/// XDP: up to the stack, tc first.
+pub(crate) const XDP_PASS: u32 = 2;
+/// XDP: back where it came from.
+pub(crate) const XDP_TX: u32 = 3;
+/// XDP: out of another interface.
+pub(crate) const XDP_REDIRECT: u32 = 4;
+
+/// No smaller frame is run: the kernel takes at least an Ethernet header.
+const ROOM: usize = 256;
+
+/// The programs of a packet's path, to run on it. Runs on one CPU may be at the same time as runs on another.
+pub(crate) struct Programs {
+    xdp: Xdp,
+    ingress: SchedClassifier,
+    egress: SchedClassifier,
+}
+
+/// What a program made of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ran {
+    /// The program's return value.
+    pub(crate) action: u32,
+    /// The frame afterwards.
+    pub(crate) frame: Vec<u8>,
+}
+
+/// What a packet's socket buffer says beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Buffer {
+    /// The interface it came by (or, at egress, leaves by).
+    pub(crate) interface: u32,
+    /// Segments it stands for, 0 if it is one packet.
+    pub(crate) segments: u32,
+    /// Payload bytes of each.
+    pub(crate) segment_size: u32,
+}
+
+impl Programs {
+    /// Runs XDP.
+    pub(crate) fn xdp(&self, frame: &[u8], interface: u32) -> Result<Ran> {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = words(&[(4, frame.len() as u32), (12, interface)], 24);
+        run(&self.xdp, frame, &context)
+    }
+
+    /// Runs tc ingress.
+    pub(crate) fn ingress(&self, frame: &[u8], buffer: Buffer) -> Result<Ran> {
+        run(&self.ingress, frame, &buffer.context())
+    }
+
+    /// Runs tc egress.
+    pub(crate) fn egress(&self, frame: &[u8], buffer: Buffer) -> Result<Ran> {
+        run(&self.egress, frame, &buffer.context())
+    }
+}
+
+impl Buffer {
+    /// An ordinary packet of an interface.
+    pub(crate) fn of(interface: u32) -> Self {
+        Self { interface, ..Self::default() }
+    }
+
+    /// `struct __sk_buff`: ifindex at 40, gso_segs at 164, gso_size at 176.
+    fn context(self) -> Vec<u8> {
+        words(&[(40, self.interface), (164, self.segments), (176, self.segment_size)], 192)
+    }
+}
+
+fn words(values: &[(usize, u32)], length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    for (at, value) in values {
+        bytes[*at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+fn run<P>(program: &P, frame: &[u8], context: &[u8]) -> Result<Ran>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::TestRunResult>,
+{
+    let mut out = vec![0; frame.len() + ROOM];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(context),
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options).with_context(|| format!("run a program on {}", hex(frame)))?;
+    out.truncate(result.data_size_out as usize);
+    Ok(Ran { action: result.return_value, frame: out })
+}
+
+/// Bytes as text, for messages.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The loaded programs, their maps, and the interfaces they run at.
+pub(crate) struct Node {
+    /// The maps, and the sweep.
+    pub(crate) bpf: Bpf,
+    /// The programs.
+    pub(crate) programs: Programs,
+    /// Index of the interface towards clients and remote backends.
+    pub(crate) uplink: u32,
+    /// Index of the interface towards local backends.
+    pub(crate) pod: u32,
+    clock: Array<MapData, u32>,
+    // Last: what is pinned goes after who uses it.
+    pins: PinFolder,
+}
+
+/// Seconds after which a silent TCP connection is forgotten here.
+pub(crate) const TCP_IDLE: u32 = 900;
+
+/// Small maps, a clock of the test's own, and a flow hash that is the same in every run.
+pub(crate) fn options() -> Options {
+    Options {
+        pin_path: "/".into(),
+        flow_table_size: 4096,
+        sizes: Sizes { frontends: 64, backends: 64, slots: 1 << 16 },
+        snat_ports: (61000, 65535),
+        tcp_idle: TCP_IDLE,
+        bpf_log: false,
+        flow_seed: 0x5eed,
+        test_clock: true,
+    }
+}
+
+/// Makes a node (with a pin path of its own, whatever `options` says) and calls `test` on a thread in its namespace: the kernel looks
+/// interfaces up in the namespace of who runs a program. Threads that `test` starts are in it too.
+pub(crate) fn on_a_node<T: Send>(options: Options, test: impl FnOnce(&mut Node) -> Result<T> + Send) -> Result<T> {
+    requirements::check(&["ip"])?;
+    let (node, far) = (Namespace::new("tr")?, Namespace::new("tr")?);
+    connect(&node, &far)?;
+    node.enter(move || test(&mut Node::start(options)?))?
+}
+
+impl Node {
+    fn start(mut options: Options) -> Result<Self> {
+        let pins = PinFolder::new("tr")?;
+        options.pin_path = pins.path().into();
+        let mut bpf = Bpf::start(&options).map_err(|error| anyhow::anyhow!(summary(&error)))?;
+        let programs = Programs::of(&mut bpf)?;
+        let clock = array(pins.path(), map::CLOCK)?;
+        let index = |name| nix::net::if_::if_nametoindex(name).with_context(|| format!("interface {name}"));
+        Ok(Self { bpf, programs, uplink: index("up0")?, pod: index("pod0")?, clock, pins })
+    }
+
+    /// Sets the programs' clock, in seconds.
+    pub(crate) fn set_clock(&mut self, seconds: u32) -> Result<()> {
+        self.clock.set(0, seconds, 0).context("write the clock")
+    }
+
+    /// A pinned array of one value per element.
+    pub(crate) fn array<T: Pod>(&self, name: &str) -> Result<Array<MapData, T>> {
+        array(self.pins.path(), name)
+    }
+}
+
+impl Programs {
+    /// Handles of their own, which threads can share while the maps are written.
+    fn of(bpf: &mut Bpf) -> Result<Self> {
+        let mut info = |name: &str| -> Result<(ProgramInfo, Cow<'static, str>)> {
+            let program = bpf.programs_mut().program(name).with_context(|| format!("no program {name}"))?;
+            Ok((program.info()?, Cow::Owned(name.to_owned())))
+        };
+        let (ingress, ingress_name) = info(program::INGRESS)?;
+        let (egress, egress_name) = info(program::EGRESS)?;
+        let (xdp, xdp_name) = info(program::XDP)?;
+        Ok(Self {
+            xdp: Xdp::from_program_info(xdp, xdp_name, XdpAttachType::Interface)?,
+            ingress: SchedClassifier::from_program_info(ingress, ingress_name)?,
+            egress: SchedClassifier::from_program_info(egress, egress_name)?,
+        })
+    }
+}
+
+fn array<T: Pod>(pin_path: &Path, name: &str) -> Result<Array<MapData, T>> {
+    let data = MapData::from_pin(map_folder(pin_path).join(name)).with_context(|| format!("open the map {name}"))?;
+    Ok(Array::try_from(Map::Array(data))?)
+}
+
+/// The end of an error's chain; the verifier's log is in there, of which the end says why.
+fn summary(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let whole = source.to_string();
+        let lines: Vec<&str> = whole.lines().collect();
+        text += &format!(": {}", lines[lines.len().saturating_sub(12)..].join("\n"));
+        next = source.source();
+    }
+    text
+}
+
+fn connect(node: &Namespace, far: &Namespace) -> Result<()> {
+    node.forward()?;
+    node.link("up0", far, "up0")?;
+    node.link("pod0", far, "pod0")?;
+    node.address("up0", &["10.10.0.2/24", "fd10::2/64"])?;
+    node.address("pod0", &["10.20.0.1/24", "fd20::1/64"])?;
+    let mut lines = String::new();
+    for (device, addresses) in [
+        ("up0", ["10.10.0.1", "10.10.0.9", "fd10::1", "fd10::9"]),
+        ("pod0", ["10.20.0.2", "10.20.0.3", "fd20::2", "fd20::3"]),
+    ] {
+        for (index, address) in addresses.iter().enumerate() {
+            let mac = format!("02:00:00:00:00:{index:02x}");
+            writeln!(lines, "neigh add {address} lladdr {mac} dev {device} nud permanent")?;
+        }
+    }
+    node.ip(&lines)?;
+    for (prefix, gateway) in [
+        ("10.9.0.0/16", "10.10.0.1"),
+        ("10.30.0.0/16", "10.10.0.9"),
+        ("fd09::/32", "fd10::1"),
+        ("fd30::/32", "fd10::9"),
+    ] {
+        node.route(prefix, gateway)?;
+    }
+    Ok(())
+}
