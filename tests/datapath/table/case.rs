@@ -26,6 +26,17 @@ pub(crate) enum Expect {
     Out(Way, Box<Spec>, Option<(usize, Direction)>),
 }
 
+impl Expect {
+    /// What must become of the packet, without its bytes.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Answered(reason, _) => format!("Answered({reason:?})"),
+            Self::Out(way, ..) => format!("Out({way:?})"),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// One step.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {

@@ -87,7 +87,7 @@ fn about_requests(mut case: Case, kind: Kind) -> Case {
     let way = Way::Out(Interface::Up0);
     for bytes in cuts(world.family) {
         for (from, seen_from) in [(router, router), (endpoint.ip(), world.vip(0).ip())] {
-            for shape in [Shape::Plain, Shape::Options] {
+            for shape in [Shape::Plain, Shape::Options, Shape::Padded] {
                 let error = sent.error(from, kind, bytes).shape(shape);
                 let out = original.error(seen_from, kind, bytes).shape(shape).ttl(63);
                 case.passes((Hook::Xdp, inside), error.frame());
