@@ -1,7 +1,6 @@
 //! The loaded programs, run by the kernel on single packets (BPF_PROG_TEST_RUN) of the same tables as the run in memory. Needs root.
 
 #[path = "../datapath/frame.rs"]
-#[expect(dead_code, reason = "shared with the run in memory, which asks more of it")]
 mod frame;
 #[path = "../datapath/host.rs"]
 #[expect(dead_code, reason = "shared with the run in memory, which asks more of it")]
