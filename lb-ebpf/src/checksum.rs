@@ -50,3 +50,6 @@ pub const fn fold(sum: u32) -> u16 {
 pub const fn apply(field: u16, difference: u32) -> u16 {
     !fold(add(!field as u32 & 0xffff, difference))
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,3 +179,6 @@ pub fn forget<E: Env>(env: &E, ended: &mut Hit) {
         let _ = table::remove(bucket, ended);
     }
 }
+
+#[cfg(test)]
+mod tests;

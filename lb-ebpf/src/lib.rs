@@ -7,12 +7,17 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
 pub mod answer;
+#[cfg(test)]
+extern crate std;
+
 pub mod atomic;
 pub mod checksum;
 pub mod create;
 pub mod env;
 pub mod flow;
 pub mod icmp;
+#[cfg(test)]
+mod memory;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;

@@ -414,3 +414,6 @@ pub fn touch(bucket: Shared<Bucket>, hit: &Hit, now: u32) {
         unsafe { write_volatile(addr_of_mut!((*way_ptr(bucket, hit.slot)).last), now) };
     }
 }
+
+#[cfg(test)]
+mod tests;

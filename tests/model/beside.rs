@@ -5,18 +5,16 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, MapData};
 use lb_agent::dataplane::{Dataplane as _, Inspect as _, SweepReport};
-use lb_common::{BackendState, Bucket, Port, flow::meta_state, names::map};
-use lb_ebpf::{
-    env::Limits,
-    table::{Key as TableKey, Place},
-};
+use lb_common::{BackendState, Bucket, names::map};
+use lb_ebpf::env::Limits;
 
 use crate::{
     frames::Datagram,
     operations::Operation,
-    reference::{Choice, Fate, Key, Model, Presence},
+    reference::{Fate, Key, Model, Presence},
     tables,
     testrun::{Buffer, Node, Ran, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, hex},
+    traffic::{self, choice},
     world::{self, Condition},
 };
 
@@ -90,9 +88,7 @@ impl<'a> Pair<'a> {
     }
 
     fn client(&mut self, key: Key, flags: u8, payload: u8, xdp: bool) -> Result<()> {
-        let vip = world::vip(key.2);
-        let flags = (vip.protocol == 6).then_some(flags);
-        let packet = Datagram { src: world::client(key.0, key.1, key.2), dst: vip.socket(), flags, payload, ttl: 64 };
+        let packet = traffic::of_client(key, flags, payload);
         let frame = packet.frame();
         if xdp {
             let ran = self.node.programs.xdp(&frame, self.node.uplink)?;
@@ -117,8 +113,7 @@ impl<'a> Pair<'a> {
         let flow = self.model.flows.get(&key);
         let index = flow.map_or(world::index(key.2, number), |flow| flow.backend);
         let dst = if flow.is_some() { self.model.peer(key) } else { world::client(key.0, key.1, key.2) };
-        let flags = (world::vip(key.2).protocol == 6).then_some(flags);
-        let packet = Datagram { src: world::endpoint(index).socket(), dst, flags, payload, ttl: 63 };
+        let packet = traffic::of_backend(index, dst, flags, payload);
         let frame = packet.frame();
         let programs = &self.node.programs;
         let egress = world::is_local(index) && first;
@@ -215,16 +210,6 @@ impl<'a> Pair<'a> {
         });
         equal("the flow table", &expected.collect(), &found)
     }
-}
-
-/// What the programs chose for a flow.
-fn choice(buckets: &Array<MapData, Bucket>, limits: &Limits, key: Key) -> Option<Choice> {
-    let socket = world::client(key.0, key.1, key.2);
-    let wanted = TableKey { addr: socket.ip().into(), id: key.2 as u32, port: Port::new(socket.port()) };
-    let bucket = buckets.get(&Place::of(limits, &wanted).bucket(), 0).ok()?;
-    let mut ways = bucket.meta.iter().zip(&bucket.ways).filter(|(meta, _)| meta_state(**meta) as u8 != 0);
-    let (_, flow) = ways.find(|(_, flow)| (flow.addr, flow.id, flow.port) == (wanted.addr, wanted.id, wanted.port))?;
-    Some(Choice { backend: flow.backend, port: Some(flow.snat_port.number()).filter(|port| *port != 0) })
 }
 
 /// Link layer addresses are left out: tc's are written after the program, XDP's are the packet tests' business.

@@ -3,9 +3,12 @@
 mod beside;
 mod frames;
 mod operations;
+mod overflow;
 mod random;
 mod reference;
 mod tables;
 #[path = "../support/testrun.rs"]
 mod testrun;
+mod traffic;
+mod two_cpus;
 mod world;

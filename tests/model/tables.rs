@@ -37,8 +37,8 @@ impl Dump {
         Ok(Self { forward: entries(node, map::FLOWS)?, reply: entries(node, map::REPLIES)? })
     }
 
-    /// No key twice, and entries in pairs that name each other.
-    pub(crate) fn check_links(&self) -> Result<()> {
+    /// No key twice.
+    pub(crate) fn check_keys(&self) -> Result<()> {
         for (name, entries) in [("forward", &self.forward), ("reply", &self.reply)] {
             let mut keys = HashMap::new();
             for entry in entries {
@@ -47,6 +47,12 @@ impl Dump {
                 ensure!(other.is_none(), "two {name} entries of {key:?}: {other:?} and {entry:?}");
             }
         }
+        Ok(())
+    }
+
+    /// No key twice, and entries in pairs that name each other.
+    pub(crate) fn check_links(&self) -> Result<()> {
+        self.check_keys()?;
         let replies: HashMap<u32, &Entry> = self.reply.iter().map(|entry| (entry.slot, entry)).collect();
         for entry in &self.forward {
             let reply = replies.get(&entry.flow.link);

@@ -22,38 +22,64 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
     object().map(drop)
 }
 
-/// Builds the object and returns its path. The file is left alone when nothing in it changed, so that cargo does not rebuild the agent.
+/// Builds the object and returns its path.
 pub(crate) fn object() -> Result<PathBuf> {
+    build(Programs::Weir, workspace::bpf_object())
+}
+
+/// Builds the benchmark's own object and returns its path.
+pub(crate) fn bench_object() -> Result<PathBuf> {
+    build(Programs::Bench, workspace::target_dir().join("bpf/weir-bench.o"))
+}
+
+/// The file is left alone when nothing in it changed, so that cargo does not rebuild the agent.
+fn build(programs: Programs, object: PathBuf) -> Result<PathBuf> {
     setup::ensure(Purpose::Ebpf)?;
     let shell = shell::in_root()?;
-    let built = compile(&shell)?;
+    let built = compile(&shell, programs)?;
     let content = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let object = workspace::bpf_object();
     let state = if workspace::write_if_changed(&object, &content)? { "written" } else { "unchanged" };
     eprintln!("{} {state}, {} KiB", object.display(), content.len() / 1024);
     Ok(object)
 }
 
-/// Names the programs' crate to cargo; with them the library beside it is built for BPF too.
-const PROGRAMS: &[&str] = &["--locked", "--package", "lb-ebpf", "--bin", "weir-bpf", "--features", "bpf"];
+/// Which of lb-ebpf's binaries; with it the library beside it is built for BPF too.
+#[derive(Clone, Copy)]
+pub(crate) enum Programs {
+    /// What `weir` embeds.
+    Weir,
+    /// What only the benchmark loads.
+    Bench,
+}
+
+impl Programs {
+    /// The binary's name and the feature it needs.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Weir => ("weir-bpf", "bpf"),
+            Self::Bench => ("weir-bench-bpf", "bench"),
+        }
+    }
+}
 
 /// Core does not come compiled for BPF.
 const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
-fn compile(shell: &Shell) -> Result<PathBuf> {
-    cargo(shell, "build")?.run()?;
-    Ok(target_dir().join(TARGET).join("release/weir-bpf"))
+fn compile(shell: &Shell, programs: Programs) -> Result<PathBuf> {
+    cargo(shell, "build", programs)?.run()?;
+    Ok(target_dir().join(TARGET).join("release").join(programs.names().0))
 }
 
 /// A cargo command, `build` or `clippy`, on the BPF programs; setup must have been done.
-pub(crate) fn cargo<'a>(shell: &'a Shell, verb: &str) -> Result<Cmd<'a>> {
+pub(crate) fn cargo<'a>(shell: &'a Shell, verb: &str, programs: Programs) -> Result<Cmd<'a>> {
+    let (binary, feature) = programs.names();
     let installed = compiler::installed(shell);
     let compiler = compiler::choose(&installed).context("setup found a compiler that is not there any more")?;
     let linker_variable = format!("CARGO_TARGET_{}_LINKER", TARGET.to_uppercase().replace('-', "_"));
     Ok(compiler
         .cargo(shell)
         .args([verb, "--release", "--target", TARGET, "-Zbuild-std=core"])
-        .args(PROGRAMS)
+        .args(["--locked", "--package", "lb-ebpf", "--bin", binary, "--features", feature])
         .env("CARGO_TARGET_DIR", target_dir())
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")

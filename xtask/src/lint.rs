@@ -7,7 +7,8 @@ use cargo_metadata::MetadataCommand;
 use xshell::{Shell, cmd};
 
 use crate::{
-    build, build_ebpf,
+    build,
+    build_ebpf::{self, Programs},
     setup::{self, Purpose},
     shell, workspace,
 };
@@ -53,13 +54,20 @@ fn clippy(shell: &Shell) -> Result<()> {
 /// Clippy where the chosen compiler has it, else the compiler's own warnings.
 fn bpf_programs(shell: &Shell) -> Result<()> {
     setup::ensure(Purpose::Ebpf)?;
-    let has_clippy =
-        build_ebpf::cargo(shell, "clippy")?.arg("--version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
+    let has_clippy = build_ebpf::cargo(shell, "clippy", Programs::Weir)?
+        .arg("--version")
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()
+        .is_ok();
     let verb = if has_clippy { "clippy" } else { "check" };
     // Unlike -D warnings this is not a compiler flag, so core is not compiled again for it.
-    let command =
-        build_ebpf::cargo(shell, verb)?.env("CARGO_UNSTABLE_WARNINGS", "true").env("CARGO_BUILD_WARNINGS", "deny");
-    Ok(command.run()?)
+    for programs in [Programs::Weir, Programs::Bench] {
+        let command = build_ebpf::cargo(shell, verb, programs)?;
+        command.env("CARGO_UNSTABLE_WARNINGS", "true").env("CARGO_BUILD_WARNINGS", "deny").run()?;
+    }
+    Ok(())
 }
 
 fn documentation(shell: &Shell) -> Result<()> {

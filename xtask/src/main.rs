@@ -1,5 +1,6 @@
 //! Weir's tasks, run as `cargo xtask TASK`. Each task is one file; this one only reads the command line.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod compiler;
@@ -33,6 +34,8 @@ enum Task {
     Build(build::Args),
     /// See it work: clients, `weir` and nginx servers in network namespaces; needs root
     Demo(demo::Args),
+    /// Measure; needs root
+    Bench(bench::Args),
     /// Run the tests: of one layer, or all
     Test(test::Args),
     /// Check formatting, lints, documentation and the list of dependencies
@@ -55,6 +58,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Build(args) => build::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Lint => lint::everything(),
     }

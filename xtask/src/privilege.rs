@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use xshell::{Cmd, Shell, cmd};
 
 /// Whether this process is root.
@@ -36,4 +36,16 @@ pub(crate) fn command<'a>(shell: &'a Shell, what: &str, program: &str) -> Result
         None => cmd!(shell, "{program}"),
         Some((sudo, flags)) => cmd!(shell, "{sudo} {flags...} {program}"),
     })
+}
+
+/// How cargo starts only what it runs (tests, benchmarks) as root, so that nothing is compiled as root: none when we are root.
+pub(crate) fn runner(shell: &Shell) -> Result<Option<(String, String)>> {
+    let prefix = prefix()?;
+    if prefix.is_empty() {
+        return Ok(None);
+    }
+    let about = cmd!(shell, "rustc -vV").quiet().read()?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    Ok(Some((variable, prefix.join(" "))))
 }

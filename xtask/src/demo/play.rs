@@ -81,7 +81,7 @@ impl Play<'_> {
             for _ in 0..30 {
                 play.watch(1)?;
                 if play.agent.is_ready()? {
-                    play.event("ready");
+                    say("ready");
                     return play.watch(3);
                 }
             }

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use xshell::{Shell, cmd};
+use xshell::cmd;
 
 use self::output::Counts;
 use crate::{
@@ -139,21 +139,9 @@ fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
     let tests = tests.args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
-    let runner = runner(&shell)?;
+    let runner = privilege::runner(&shell)?;
     privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
     counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
-}
-
-/// How cargo starts only the test programs as root, so that nothing is compiled as root: none when we are root.
-fn runner(shell: &Shell) -> Result<Option<(String, String)>> {
-    let prefix = privilege::prefix()?;
-    if prefix.is_empty() {
-        return Ok(None);
-    }
-    let about = cmd!(shell, "rustc -vV").quiet().read()?;
-    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
-    Ok(Some((variable, prefix.join(" "))))
 }
 
 /// Runs `cargo test`, shows its output as it comes, and counts the tests in it.

@@ -1,0 +1,18 @@
+//! Programs of the benchmark alone, in an object of their own: a driver that puts a packet's headers back before each run, programs
+//! that do nothing, and a stateless NAT to compare with.
+#![no_std]
+#![no_main]
+
+mod driver;
+mod nat;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are for programs of a GPL-compatible licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

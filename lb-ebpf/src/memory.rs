@@ -1,0 +1,141 @@
+//! Flow tables and counts in memory, for the unit tests of what works on them.
+
+use core::cell::UnsafeCell;
+use std::vec::Vec;
+
+use lb_common::{
+    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
+    counters::Recount, flow::WAYS,
+};
+
+use crate::env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table};
+
+/// Surroundings with nothing but two tables and the counts of a few backends.
+pub(crate) struct Memory {
+    /// What the tables are made with.
+    pub(crate) limits: Limits,
+    forward: Vec<UnsafeCell<Bucket>>,
+    reply: Vec<UnsafeCell<Bucket>>,
+    loads: Vec<UnsafeCell<BackendLoad>>,
+}
+
+// SAFETY: the cells are only reached through raw pointers, in the ways that programs on several CPUs reach map memory.
+unsafe impl Sync for Memory {}
+
+fn shared<T>(cell: &UnsafeCell<T>) -> Shared<T> {
+    // SAFETY: valid as long as the memory, which outlives what is done in it.
+    unsafe { Shared::new(cell.get()) }
+}
+
+/// A free bucket.
+pub(crate) const EMPTY: Bucket = Bucket {
+    lock: 0,
+    zero: 0,
+    meta: [0; WAYS],
+    zero2: [0; 6],
+    ways: [Flow {
+        addr: lb_common::Addr::NONE,
+        id: 0,
+        port: lb_common::Port(0),
+        snat_port: lb_common::Port(0),
+        link: 0,
+        backend: 0,
+        last: 0,
+        frontend: 0,
+    }; WAYS],
+};
+
+impl Memory {
+    /// Tables of so many buckets (a power of two).
+    pub(crate) fn new(buckets: u32) -> Self {
+        let table = || (0..buckets).map(|_| UnsafeCell::new(EMPTY)).collect();
+        Self {
+            limits: Limits {
+                flow_seed: 1,
+                bucket_mask: buckets - 1,
+                snat_first: 61000,
+                snat_last: 65535,
+                tcp_idle: 8000,
+            },
+            forward: table(),
+            reply: table(),
+            loads: (0..8).map(|_| UnsafeCell::new(BackendLoad::default())).collect(),
+        }
+    }
+
+    /// A copy of a bucket, while nobody changes it.
+    pub(crate) fn copy(&self, table: Table, index: u32) -> Bucket {
+        // SAFETY: in bounds, or the test fails on the unwrap; the caller's promise.
+        unsafe { *self.bucket(table, index).unwrap().ptr() }
+    }
+
+    /// A backend's counts, while nobody changes them.
+    pub(crate) fn counts(&self, backend: u32) -> BackendLoad {
+        // SAFETY: as above.
+        unsafe { *self.load(backend).unwrap().ptr() }
+    }
+}
+
+impl Env for Memory {
+    fn hook(&self) -> Hook {
+        Hook::Ingress
+    }
+    fn now(&self) -> u32 {
+        0
+    }
+    fn random(&self) -> u32 {
+        0
+    }
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+    fn scratch(&self) -> Option<&'static mut Scratch> {
+        None
+    }
+    fn frontend(&self, _: &SocketKey) -> Option<&Frontend> {
+        None
+    }
+    fn vip(&self, _: u32) -> Option<&Vip> {
+        None
+    }
+    fn endpoint(&self, _: &SocketKey) -> Option<u32> {
+        None
+    }
+    fn backend(&self, _: u32) -> Option<&Backend> {
+        None
+    }
+    fn load(&self, index: u32) -> Option<Shared<BackendLoad>> {
+        self.loads.get(index as usize).map(shared)
+    }
+    fn traffic(&self, _: u32) -> Option<Shared<Traffic>> {
+        None
+    }
+    fn recount(&self, _: u32) -> Option<Shared<Recount>> {
+        None
+    }
+    fn slot(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn cursor(&self, _: u32) -> Option<Shared<u64>> {
+        None
+    }
+    fn affinity(&self, _: &AffinityKey) -> Option<AffinityValue> {
+        None
+    }
+    fn set_affinity(&self, _: &AffinityKey, _: &AffinityValue) {}
+    fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
+        let buckets = if table == Table::Forward { &self.forward } else { &self.reply };
+        buckets.get(index as usize).map(shared)
+    }
+    fn route(&self, _: &mut Scratch, _: u32) -> Route {
+        Route::Stack
+    }
+    fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {
+        for _ in 0..times {
+            if attempt() {
+                break;
+            }
+        }
+    }
+    fn trace(&self, _: Event, _: &Scratch) {}
+}

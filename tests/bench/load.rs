@@ -1,0 +1,101 @@
+//! Requests whose both ends one thread serves in turn, pinned to one CPU. A veth hands a packet on within the sender's system call, so
+//! the thread's CPU time is that of both ends and of everything between, softirqs included, and contains no waking up and no waiting.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::driver::cpu_time;
+
+const REQUEST: [u8; 128] = [b'q'; 128];
+const ANSWER: [u8; 512] = [b'a'; 512];
+/// Connections that take turns when they are kept alive.
+const KEPT: usize = 16;
+/// Requests before the clock starts.
+const WARM_UP: u32 = 64;
+
+/// Both ends of the way.
+pub(crate) struct Ends<'a> {
+    /// Where the client connects to; the calling thread is in the client's namespace.
+    pub(crate) frontend: SocketAddr,
+    /// The server, in its own namespace.
+    pub(crate) listener: &'a TcpListener,
+}
+
+/// CPU time in nanoseconds per request on connections that stay open.
+pub(crate) fn keep_alive(ends: &Ends<'_>, requests: u32) -> Result<f64> {
+    let mut connections = (0..KEPT).map(|_| ends.open()).collect::<Result<Vec<_>>>()?;
+    let mut turn = 0;
+    timed(requests, || {
+        turn = (turn + 1) % KEPT;
+        let (client, server) = &mut connections[turn];
+        exchange(client, server)
+    })
+}
+
+/// CPU time in nanoseconds per request on a connection of its own: opened, one request, closed by the server first.
+pub(crate) fn new_connections(ends: &Ends<'_>, requests: u32) -> Result<f64> {
+    timed(requests, || {
+        let (mut client, mut server) = ends.open()?;
+        exchange(&mut client, &mut server)?;
+        drop(server);
+        ensure!(client.read(&mut [0])? == 0, "more than the answer came");
+        Ok(())
+    })
+}
+
+impl Ends<'_> {
+    fn open(&self) -> Result<(TcpStream, TcpStream)> {
+        let client = TcpStream::connect(self.frontend).with_context(|| format!("connect to {}", self.frontend))?;
+        let (server, _) = self.listener.accept()?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        Ok((client, server))
+    }
+}
+
+fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
+    let (mut request, mut answer) = ([0; REQUEST.len()], [0; ANSWER.len()]);
+    client.write_all(&REQUEST)?;
+    server.read_exact(&mut request)?;
+    server.write_all(&ANSWER)?;
+    client.read_exact(&mut answer)?;
+    ensure!(request == REQUEST && answer == ANSWER, "other bytes came than were sent");
+    Ok(())
+}
+
+/// Repeats some work, and says how much CPU time a turn took.
+fn timed(turns: u32, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let cpu = last_cpu()?;
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::this(), &set)?;
+    (0..WARM_UP).try_for_each(|_| work())?;
+    let (own, softirqs) = (cpu_time()?, ksoftirqd(cpu));
+    (0..turns).try_for_each(|_| work())?;
+    let (own, softirqs) = (cpu_time()? - own, ksoftirqd(cpu) - softirqs);
+    Ok((own.as_nanos() as f64 + softirqs) / f64::from(turns))
+}
+
+fn last_cpu() -> Result<usize> {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let last = online.trim().rsplit(['-', ',']).next().unwrap_or_default();
+    last.parse().with_context(|| format!("/sys/devices/system/cpu/online: {online}"))
+}
+
+/// CPU time in nanoseconds that this CPU's softirq thread has used: what a busy CPU leaves to it. 0 where it cannot be seen.
+fn ksoftirqd(cpu: usize) -> f64 {
+    let name = format!("ksoftirqd/{cpu}\n");
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut threads = processes.filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name));
+    let stat = threads.next().and_then(|path| fs::read_to_string(path.join("schedstat")).ok()).unwrap_or_default();
+    stat.split(' ').next().and_then(|used| used.parse().ok()).unwrap_or(0.0)
+}

@@ -1,0 +1,166 @@
+//! Two CPUs at once on the same few flows, while the agent sweeps and swaps tables. Which of them comes first is nobody's to say, so
+//! there is no model here; but what must hold at rest is exact.
+
+use std::thread;
+
+use anyhow::{Result, ensure};
+use fastrand::Rng;
+use lb_agent::dataplane::{Dataplane as _, Inspect as _, Write, bpf::Bpf};
+use lb_common::{BackendState, names::map};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::{
+    operations::{self, Operation},
+    tables::{self, Dump},
+    testrun::{Node, on_a_node, options},
+    traffic::{Sender, Tally},
+    world::{self, Condition},
+};
+
+const ROUNDS: u64 = 24;
+const PACKETS: usize = 5000;
+const ALL: u32 = (world::FRONTENDS * world::BACKENDS) as u32;
+
+#[test]
+fn two_cpus_count_exactly() {
+    on_a_node(options(), |node| {
+        set_up(&mut node.bpf)?;
+        let (mut now, mut total) = (1000, Tally::default());
+        let mut chance = Rng::with_seed(7);
+        for round in 0..ROUNDS {
+            node.set_clock(now)?;
+            total = total.and(traffic(node, round)?);
+            at_rest(node, total)?;
+            now += chance.u32(2..12);
+            node.set_clock(now)?;
+            let report = node.bpf.sweep()?;
+            ensure!(report.busy == 0, "a bucket stayed locked: {report:?}");
+            linked(node)?;
+            at_rest(node, total)?;
+        }
+        ensure!(total.odd == 0, "{total:?}");
+        ensure!(total.sent_in > 20_000 && total.sent_out > 20_000, "too little was sent: {total:?}");
+        node.set_clock(now + 100_000)?;
+        node.bpf.sweep()?;
+        node.bpf.sweep()?;
+        at_rest(node, total)?;
+        nothing_left(node)
+    })
+    .unwrap();
+}
+
+fn set_up(bpf: &mut Bpf) -> Result<()> {
+    let conditions = vec![READY; ALL as usize];
+    (0..ALL).try_for_each(|index| world::put_backend(bpf, index, READY))?;
+    (0..world::FRONTENDS).try_for_each(|f| world::put_frontend(bpf, f, &world::selection(f, &conditions), 0))
+}
+
+const READY: Condition = Condition { state: BackendState::Ready, incarnation: 1 };
+
+/// A round of packets on both CPUs, and on every other round the agent's work beside it.
+fn traffic(node: &mut Node, round: u64) -> Result<Tally> {
+    let limits = tables::limits(&node.bpf.made_with());
+    let tables = [node.array(map::FLOWS)?, node.array(map::FLOWS)?];
+    let (programs, interfaces, tally) = (&node.programs, (node.uplink, node.pod), Tally::default());
+    let senders = tables.map(|buckets| Sender { programs, interfaces, buckets, limits, tally });
+    let bpf = &mut node.bpf;
+    thread::scope(|scope| {
+        let threads: Vec<_> = senders
+            .into_iter()
+            .enumerate()
+            .map(|(cpu, sender)| scope.spawn(move || send(sender, cpu, round * 2 + cpu as u64)))
+            .collect();
+        let mut chance = Rng::with_seed(round);
+        while round % 2 == 1 && threads.iter().any(|thread| !thread.is_finished()) {
+            maintain(bpf, &mut chance)?;
+        }
+        threads.into_iter().try_fold(Tally::default(), |sum, thread| match thread.join() {
+            Ok(tally) => Ok(sum.and(tally?)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn send(mut sender: Sender<'_>, cpu: usize, seed: u64) -> Result<Tally> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    let mut rng = Rng::with_seed(seed);
+    for _ in 0..PACKETS {
+        let operation = if rng.bool() { operations::client(&mut rng) } else { operations::backend(&mut rng) };
+        // So few flows that both CPUs are always at the same ones.
+        match operation {
+            Operation::Client { key: (c, p, f), flags, payload, xdp } => {
+                sender.client((c % 2, p % 2, f), flags, payload, xdp)?
+            }
+            Operation::Backend { key: (c, p, f), flags, payload, .. } => {
+                sender.backend((c % 2, p % 2, f), flags, payload)?
+            }
+            _ => {}
+        }
+    }
+    Ok(sender.tally)
+}
+
+/// A sweep, and one frontend's table without one of its backends, then with it again.
+fn maintain(bpf: &mut Bpf, chance: &mut Rng) -> Result<()> {
+    bpf.sweep()?;
+    let frontend = chance.usize(0..world::FRONTENDS);
+    let mut conditions = vec![READY; ALL as usize];
+    conditions[world::index(frontend, chance.usize(0..world::BACKENDS)) as usize].state = BackendState::Draining;
+    for (turn, conditions) in [(1, &conditions), (0, &vec![READY; ALL as usize])] {
+        world::put_frontend(bpf, frontend, &world::selection(frontend, conditions), turn)?;
+        bpf.write(&Write::Barrier)?;
+    }
+    Ok(())
+}
+
+/// What the counters say is what the table holds and what was sent.
+fn at_rest(node: &Node, total: Tally) -> Result<()> {
+    let dump = Dump::read(node)?;
+    dump.check_keys()?;
+    let indexes: Vec<u32> = (0..ALL).collect();
+    let counters = node.bpf.counters(&indexes)?;
+    for (index, found) in indexes.iter().zip(&counters) {
+        let of = |is: fn(lb_common::FlowState) -> bool| {
+            dump.forward.iter().filter(|entry| entry.flow.backend == *index && is(entry.state)).count() as u64
+        };
+        let (active, pending) = (of(|s| s.is_active()), of(|s| s.is_pending()));
+        let load = found.load;
+        ensure!(
+            (active, pending) == (load.active, load.pending),
+            "backend {index}: {active} {pending} are in the table, {load:?}"
+        );
+        // A UDP flow is active from its first packet to its end; of TCP, some end while they are pending.
+        let ended = load.connections - load.active;
+        let udp = world::endpoint(*index).protocol == 17;
+        ensure!(if udp { load.closed == ended } else { load.closed >= ended }, "backend {index}: {load:?}");
+        ensure!(load.resets <= load.closed, "backend {index}: {load:?}");
+    }
+    let wrong = dump.forward.iter().find(|entry| world::frontend_of(entry.flow.backend) != entry.flow.id as usize);
+    ensure!(wrong.is_none(), "a flow with another frontend's backend: {wrong:?}");
+    let sum = |of: fn(&lb_agent::dataplane::Counters) -> u64| counters.iter().map(of).sum::<u64>();
+    let counted = (sum(|c| c.traffic.packets_in), sum(|c| c.traffic.packets_out));
+    ensure!(counted == (total.sent_in, total.sent_out), "{counted:?} packets were counted, {total:?} were sent");
+    let drops: u64 = node.bpf.drops()?.values().sum();
+    ensure!(drops == total.dropped, "{drops} drops were counted, {} made", total.dropped);
+    Ok(())
+}
+
+/// Every reply entry belongs to a flow, and every flow has one unless it could not be given one in time.
+fn linked(node: &Node) -> Result<()> {
+    let mut dump = Dump::read(node)?;
+    dump.forward.retain(|entry| entry.flow.link != lb_ebpf::table::NO_LINK);
+    dump.check_links()
+}
+
+fn nothing_left(node: &mut Node) -> Result<()> {
+    let dump = Dump::read(node)?;
+    ensure!(dump.forward.is_empty() && dump.reply.is_empty(), "{:?} {:?}", dump.forward, dump.reply);
+    let report = node.bpf.sweep()?;
+    ensure!(report.entries == 0 && report.recounts.is_empty(), "{report:?}");
+    Ok(())
+}
