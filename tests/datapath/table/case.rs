@@ -97,12 +97,12 @@ impl Case {
     }
 
     /// A packet towards a backend, and how it leaves.
-    pub(crate) fn to_backend(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+    pub(crate) fn inwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
     }
 
     /// A packet of a backend, and how it leaves.
-    pub(crate) fn to_client(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+    pub(crate) fn outwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::Out))));
     }
 

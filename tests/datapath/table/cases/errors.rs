@@ -129,7 +129,7 @@ fn of_own_stack(mut case: Case) -> Case {
         Protocol::Tcp => tcp(crate::table::packet::SYN, a, b),
         Protocol::Udp => udp(a, b),
     };
-    case.to_backend(CLIENTS, &first(client, vip), Way::Stack, first(client, endpoint), 0);
+    case.inwards(CLIENTS, &first(client, vip), Way::Stack, first(client, endpoint), 0);
     let kind = kinds(world.family)[0].1;
     let error = data(world.protocol, client, endpoint).error(endpoint.ip(), kind, 500);
     let out = data(world.protocol, client, vip).error(vip.ip(), kind, 500);
