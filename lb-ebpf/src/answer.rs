@@ -24,8 +24,8 @@ const ROOM_V6: u32 = 40 + 8;
 /// Words of the quoted packet that can be summed: 40 bytes of IPv6, extension headers, and a TCP header without options.
 const MAX_WORDS: u32 = 32;
 
-/// Turns the packet into an ICMP error to its sender, ready to leave by the interface it came by. `false`: it could not be done,
-/// and the packet may be half of one and half of the other.
+/// Turns the packet into an ICMP error to its sender, but for the addresses of its Ethernet header. `false`: it could not be done, and
+/// the packet may be half of one and half of the other.
 #[inline(never)]
 pub fn answer<P: Packet>(packet: &mut P, parsed: &Parsed, what: Complaint, limit: u32) -> bool {
     turn(packet, parsed, what, limit).is_some()
@@ -40,11 +40,8 @@ fn turn<P: Packet>(packet: &mut P, parsed: &Parsed, what: Complaint, limit: u32)
         return None;
     }
     let sum = sum_words(packet, quoted)?;
-    let macs = packet.load::<[u8; 12]>(0)?;
     let room = if parsed.is_v4() { ROOM_V4 } else { ROOM_V6 };
     packet.reshape(ETHERNET + quoted, room)?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-    packet.store(0, [g, h, i, j, k, l, a, b, c, d, e, f])?;
     if parsed.is_v4() {
         packet.store(ETHERNET, header_v4(parsed, what, limit, quoted, sum))
     } else {

@@ -80,7 +80,11 @@ fn by_chance<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
 #[inline(always)]
 fn less_loaded<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
     let a = by_chance(env, frontend)?;
-    let b = by_chance(env, frontend)?;
+    let mut b = by_chance(env, frontend)?;
+    if a == b {
+        // Two different ones tell more: of four equal backends one is drawn twice in 1 of 16 cases, this way in 1 of 64.
+        b = by_chance(env, frontend)?;
+    }
     let (load_a, weight_a) = load(env, a)?;
     let (load_b, weight_b) = load(env, b)?;
     Some(if load_a.wrapping_mul(weight_b) <= load_b.wrapping_mul(weight_a) { a } else { b })

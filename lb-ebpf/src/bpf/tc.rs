@@ -6,8 +6,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     macros::classifier,
     programs::TcContext,
@@ -144,9 +144,21 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: DropReason) -> i32 {
     count_drop(reason as u32);
-    let answered = env.scratch().is_some_and(|scratch| answer::answer(packet, &scratch.packet, what, limit));
-    // SAFETY: `packet.0` is the program's context; a helper that checks its arguments.
-    if answered { unsafe { bpf_redirect((*packet.0).ifindex, 0) as i32 } } else { TC_ACT_SHOT as i32 }
+    let answered = env.scratch().is_some_and(|scratch| {
+        let parsed = &mut scratch.packet;
+        if parsed.l3 == 0 {
+            (parsed.l3, parsed.l4) = (14, parsed.l4 + 14);
+            if !give_ethernet(packet.0) {
+                return false;
+            }
+        }
+        answer::answer(packet, parsed, what, limit)
+    });
+    if !answered {
+        return TC_ACT_SHOT as i32;
+    }
+    // SAFETY: `packet.0` is the program's context; a helper that checks its arguments, and finds the next hop itself.
+    unsafe { bpf_redirect_neigh((*packet.0).ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Brings headers into reach; `false` if they are already, and the packet simply ends there.
