@@ -53,3 +53,8 @@ fn spread(rounds: &[f64]) -> [f64; 3] {
     let median = if sorted.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 };
     [at(0), median, at(sorted.len().wrapping_sub(1))]
 }
+
+/// The median.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    spread(values)[1]
+}

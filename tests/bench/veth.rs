@@ -18,13 +18,15 @@ use weir_tests::{
 
 use crate::{
     load::{self, Ends},
-    report::Report,
+    report::{self, Report},
 };
 
 const KUBE_PROXY: &str = include_str!("kube-proxy.nft");
-/// Requests of one measurement.
-const KEPT_REQUESTS: u32 = 40_000;
-const CONNECTIONS: u32 = 3_000;
+/// Turns of each subject in a round. They are short, since the machine's mood changes within seconds.
+const TURNS: usize = 25;
+/// Requests of one turn.
+const KEPT_REQUESTS: u32 = 1_600;
+const CONNECTIONS: u32 = 120;
 const NFTABLES: usize = 1;
 const WEIR: usize = 2;
 /// The subjects' names, in the order in which they take turns.
@@ -32,7 +34,7 @@ const SUBJECTS: [&str; 3] = ["direct", "nftables", "weir"];
 
 type Measure = fn(&Ends<'_>, u32) -> Result<f64>;
 
-/// What is measured: its name, how, and how many requests at a time; and the ratio that follows, with the most it should be.
+/// What is measured: its name, how, and how many requests in one turn; and the ratio that follows, with the most it should be.
 const CASES: [(&str, Measure, u32, &str, f64); 2] = [
     (
         "veth: keep-alive request",
@@ -86,7 +88,7 @@ pub(crate) fn measure(rounds: u32, report: &mut Report) -> Result<()> {
     let agent = Agent::start(&ways[WEIR].topology, &manifests, options)?;
     agent.wait_for("the Service is served", |backends| !backends.is_empty())?;
     for (name, how, requests, ratio, target) in CASES {
-        let results = take_turns(&ways, how, requests, rounds).with_context(|| name.to_owned())?;
+        let results = rounds_of(&ways, how, requests, rounds).with_context(|| name.to_owned())?;
         for (subject, result) in SUBJECTS.into_iter().zip(&results) {
             report.case(name, subject, result);
         }
@@ -96,20 +98,30 @@ pub(crate) fn measure(rounds: u32, report: &mut Report) -> Result<()> {
 }
 
 /// The subjects' nanoseconds per request of each round.
-fn take_turns(ways: &[Way; 3], how: Measure, requests: u32, rounds: u32) -> Result<[Vec<f64>; 3]> {
+fn rounds_of(ways: &[Way; 3], how: Measure, requests: u32, rounds: u32) -> Result<[Vec<f64>; 3]> {
     let mut results = [const { Vec::new() }; 3];
     for round in 0..=rounds {
-        for index in 0..ways.len() {
-            // Whoever is first in one round is last in the next.
-            let subject = (index + round as usize) % ways.len();
-            let took = ways[subject].measure(how, requests).with_context(|| SUBJECTS[subject])?;
-            // The first round warms up.
-            if round > 0 {
-                results[subject].push(took);
-            }
+        let medians = take_turns(ways, how, requests)?;
+        // The first round warms up.
+        if round > 0 {
+            results.iter_mut().zip(medians).for_each(|(result, median)| result.push(median));
         }
     }
     Ok(results)
+}
+
+/// One round: the median of each subject's turns.
+fn take_turns(ways: &[Way; 3], how: Measure, requests: u32) -> Result<[f64; 3]> {
+    let mut turns = [const { Vec::new() }; 3];
+    for turn in 0..TURNS {
+        for index in 0..ways.len() {
+            // Whoever is first now is last the next time.
+            let subject = (index + turn) % ways.len();
+            let took = ways[subject].measure(how, requests).with_context(|| SUBJECTS[subject])?;
+            turns[subject].push(took);
+        }
+    }
+    Ok(turns.map(|turns| report::median(&turns)))
 }
 
 /// Weir's share of nftables' cost in each round, both without what the same traffic costs anyway.
@@ -135,7 +147,7 @@ fn load_ruleset(node: &Namespace) -> Result<()> {
 /// Fails unless Weir has counted the connections that were made through it, and dropped nothing.
 fn check(agent: &Agent<'_>, rounds: u32) -> Result<()> {
     let counted: u64 = agent.backends_of("TCP")?.iter().map(|backend| backend.connections_total).sum();
-    let made = u64::from((rounds + 1) * CONNECTIONS);
+    let made = u64::from(rounds + 1) * u64::from(CONNECTIONS) * TURNS as u64;
     ensure!(counted >= made, "{made} connections were made, and Weir has counted {counted}");
     let drops = agent.drops()?;
     ensure!(drops.is_empty(), "Weir dropped packets: {drops:?}");
