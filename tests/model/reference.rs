@@ -175,7 +175,10 @@ impl Model {
         let state = self.conditions[flow.backend as usize].state;
         match flow.state {
             FlowState::Closing => true,
-            FlowState::SynSent => matches!(state, BackendState::Removed | BackendState::Unhealthy),
+            // Not the SYN itself, which tc sees after XDP: where all are unhealthy they are used.
+            FlowState::SynSent => {
+                matches!(state, BackendState::Removed | BackendState::Unhealthy) && flow.last < self.now
+            }
             FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
             _ => false,
         }
