@@ -66,7 +66,7 @@ pub struct BackendSpec {
     pub node: Option<String>,
     /// Whether that is this node.
     pub local: bool,
-    /// The node's address that a remote backend sees; the unspecified address if none fits.
+    /// The node's address that the backend sees under full NAT; none if none fits.
     pub source: Option<std::net::IpAddr>,
     /// Static weight, 0-65535; 0 is draining.
     pub weight: u16,

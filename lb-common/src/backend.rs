@@ -53,7 +53,7 @@ pub const BACKEND_LOCAL: u8 = 1;
 pub struct Backend {
     /// Its address.
     pub addr: Addr,
-    /// The node's own address that a remote backend sees as its client.
+    /// The node's own address, which the backend sees as its client under full NAT.
     pub source: Addr,
     /// Its port.
     pub port: Port,

@@ -257,7 +257,8 @@ fn backend(node: &NodeView, endpoint: &EndpointObject, weight: u16) -> BackendSp
     BackendSpec {
         node: endpoint.node.clone(),
         local,
-        source: if local { None } else { node.source_for(endpoint.address) },
+        // A local backend needs one too, where two frontends lead one client port to it.
+        source: node.source_for(endpoint.address),
         weight,
         terminating: endpoint.terminating,
     }

@@ -99,7 +99,7 @@ fn a_service_and_its_slices() {
     assert_eq!(
         backends,
         [
-            ("10.0.0.1:8080".into(), true, 5, false, None),
+            ("10.0.0.1:8080".into(), true, 5, false, Some("192.0.2.1".parse().unwrap())),
             ("10.0.0.8:8080".into(), true, 5, true, None),
             ("10.9.0.1:8080".into(), false, 0, false, Some("192.0.2.1".parse().unwrap())),
         ]
