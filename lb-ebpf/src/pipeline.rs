@@ -179,7 +179,7 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
     let bucket = env.bucket(Table::Forward, place.bucket()).ok_or(DropReason::StaleTable)?;
     let opens = parsed.protocol == protocol::UDP || parsed.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
     if table::find(bucket, place, key, &mut scratch.hit) {
-        if !(opens && is_over(env, &scratch.hit)) {
+        if !(opens && is_over(env, &scratch.hit, scratch.now)) {
             return if scratch.hit.link == NO_LINK { Err(DropReason::TableBusy) } else { Ok(()) };
         }
         flow::end(env, &mut scratch.hit).map_err(|_| DropReason::TableBusy)?;
@@ -191,16 +191,17 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
 }
 
 /// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one
-/// that waits for a backend that is gone.
+/// that waits for a backend that is gone. Where every backend is unhealthy they are used all the same: then tc finds the flow that XDP
+/// has just made for this packet.
 #[inline(always)]
-fn is_over<E: Env>(env: &E, hit: &Hit) -> bool {
+fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
     let gone = || {
         env.backend(hit.backend)
             .is_none_or(|b| b.state == BackendState::Removed as u8 || b.state == BackendState::Unhealthy as u8)
     };
     match hit.state() {
         FlowState::Closing => true,
-        FlowState::SynSent => gone(),
+        FlowState::SynSent => hit.last != now && gone(),
         FlowState::UdpOneWay | FlowState::UdpAnswered => {
             env.backend(hit.backend).is_none_or(|b| b.state == BackendState::Removed as u8)
         }

@@ -10,6 +10,7 @@ use crate::{
     host::Memory,
     table::{
         net::{Family, Interface},
+        noise::Noise,
         world::{Place, World},
     },
 };
@@ -40,10 +41,10 @@ fn random_follows_the_weights() {
     const ROUNDS: u32 = 50_000;
     for weights in [&[1, 2, 3, 4][..], &[100, 100, 0, 100], &[65535, 1000, 1], &[7]] {
         let (memory, _) = memory(Algorithm::Random, weights);
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut noise = Noise(1);
         let mut found = vec![0_u32; weights.len()];
         for _ in 0..ROUNDS {
-            memory.random.borrow_mut().extend([next(&mut state), next(&mut state)]);
+            memory.random.borrow_mut().extend([noise.next(), noise.next()]);
             found[choose(&memory).expect("somebody") as usize] += 1;
         }
         let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();
@@ -54,14 +55,6 @@ fn random_follows_the_weights() {
         assert!(chi < 25.9, "{weights:?}: {found:?}, chi-square {chi}");
         assert!(found.iter().zip(weights).all(|(n, weight)| *weight > 0 || *n == 0), "{weights:?}: {found:?}");
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014).
-fn next(state: &mut u64) -> u32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ z >> 31) as u32
 }
 
 #[test]

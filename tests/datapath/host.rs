@@ -184,9 +184,11 @@ pub(crate) struct At<'a> {
 }
 
 impl At<'_> {
-    fn way(&self, to: IpAddr, bytes: u32) -> Route {
+    fn way(&self, from: IpAddr, to: IpAddr, bytes: u32) -> Route {
         let xdp = self.hook == Hook::Xdp;
-        match net::route(to) {
+        // As in the kernel, which finds IPv6 routes for possible sources only.
+        let way = if from.is_ipv6() && from.is_multicast() { Way::Stack } else { net::route(to) };
+        match way {
             _ if self.via == Interface::Shut && !xdp => Route::Drop(DropReason::ForwardingDisabled),
             Way::Out(interface) if self.via != Interface::Shut && bytes <= interface.mtu() => {
                 if !xdp || interface == self.via || interface.has_xdp() {
@@ -277,7 +279,7 @@ impl Env for At<'_> {
 
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // As in the kernel: a tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 > 14 { Route::Defer } else { self.way(scratch.to.dst.ip(), bytes) }
+        if scratch.packet.l3 > 14 { Route::Defer } else { self.way(scratch.to.src.ip(), scratch.to.dst.ip(), bytes) }
     }
 
     fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {

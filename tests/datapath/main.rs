@@ -4,6 +4,7 @@ mod alone;
 mod chance;
 mod frame;
 mod host;
+mod noise;
 mod table;
 
 use host::Memory;

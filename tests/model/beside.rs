@@ -10,8 +10,9 @@ use lb_ebpf::env::Limits;
 
 use crate::{
     frames::Datagram,
+    life::{Fate, Key, Presence},
     operations::Operation,
-    reference::{Fate, Key, Model, Presence},
+    reference::Model,
     tables,
     testrun::{Buffer, Node, Ran, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, hex},
     traffic::{self, choice},
@@ -106,7 +107,7 @@ impl<'a> Pair<'a> {
     fn predict(&mut self, key: Key, packet: Datagram, xdp: bool) -> Result<Fate> {
         let (buckets, limits) = (&self.buckets, &self.limits);
         let choice = || choice(buckets, limits, key);
-        self.model.from_client(key, packet, xdp, &choice).map_err(anyhow::Error::msg)
+        self.model.client_sends(key, packet, xdp, &choice).map_err(anyhow::Error::msg)
     }
 
     fn backend(&mut self, key: Key, number: usize, flags: u8, payload: u8, first: bool) -> Result<()> {
@@ -123,7 +124,7 @@ impl<'a> Pair<'a> {
             (false, true) => (programs.xdp(&frame, self.node.uplink)?, XDP),
             (false, false) => (programs.ingress(&frame, Buffer::of(self.node.uplink))?, INGRESS),
         };
-        compare(&ran, self.model.from_backend(index, packet, egress), &frame, &actions)
+        compare(&ran, self.model.backend_sends(index, packet, egress), &frame, &actions)
     }
 
     fn sweep(&mut self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod beside;
 mod frames;
+mod life;
 mod operations;
 mod overflow;
 mod random;

@@ -6,7 +6,7 @@ use lb_common::BackendState;
 
 use crate::{
     frames::{ACK, FIN, RST, SYN},
-    reference::Key,
+    life::Key,
     world,
 };
 

@@ -7,7 +7,7 @@ use lb_common::{BackendState, DropReason, FlowState, names::map};
 
 use crate::{
     frames::{ACK, FIN, RST, SYN},
-    reference::Key,
+    life::Key,
     tables::{self, Dump},
     testrun::{Node, on_a_node, options},
     traffic::{Sender, Tally},

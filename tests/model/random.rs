@@ -14,7 +14,7 @@ use crate::{
 const OPERATIONS: usize = 45_000;
 const SEEDS: [u64; 4] = [1, 2, 3, 0xdead_beef];
 /// Runs that may be spent on making a failure short.
-const SHRINKING: usize = 60;
+const SHRINKING: usize = 40;
 
 #[test]
 fn the_programs_do_as_the_model() {

@@ -5,60 +5,13 @@ use std::{
     net::SocketAddr,
 };
 
-use lb_common::{Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, Traffic, abi::timeout, hash};
+use lb_common::{Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, Traffic, hash};
 
 use crate::{
-    frames::{ACK, Datagram, FIN, RST, SYN},
-    testrun::TCP_IDLE,
+    frames::{ACK, Datagram, RST, SYN},
+    life::{Choice, Fate, Flow, Key, Presence, next, time_limit},
     world::{self, Condition, Selection},
 };
-
-/// Who talks to whom: client, source port, frontend.
-pub(crate) type Key = (usize, usize, usize);
-
-/// A flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flow {
-    /// Its backend's index.
-    pub(crate) backend: u32,
-    /// Its state.
-    pub(crate) state: FlowState,
-    /// When it was last seen.
-    pub(crate) last: u32,
-    /// Its source port under full NAT.
-    pub(crate) port: Option<u16>,
-}
-
-/// What the programs chose, where the model leaves them a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Choice {
-    /// The backend's index.
-    pub(crate) backend: u32,
-    /// The source port under full NAT.
-    pub(crate) port: Option<u16>,
-}
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It goes on untouched.
-    Passes,
-    /// It ends.
-    Drops,
-    /// It goes on as this.
-    Becomes(Datagram),
-}
-
-/// Whether a frontend is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
-    /// It is.
-    Live,
-    /// It was removed, its flows may be there.
-    Removed,
-    /// They are not.
-    Forgotten,
-}
 
 /// Everything.
 pub(crate) struct Model {
@@ -107,7 +60,7 @@ impl Model {
     }
 
     /// A client's packet at a hook; `choice` says what the programs chose for the flow, if it is new.
-    pub(crate) fn from_client(
+    pub(crate) fn client_sends(
         &mut self,
         key: Key,
         packet: Datagram,
@@ -146,7 +99,7 @@ impl Model {
     }
 
     /// A packet of a backend to whom it takes for its client.
-    pub(crate) fn from_backend(&mut self, backend: u32, packet: Datagram, egress: bool) -> Fate {
+    pub(crate) fn backend_sends(&mut self, backend: u32, packet: Datagram, egress: bool) -> Fate {
         let endpoint = world::endpoint(backend);
         let found = self
             .flows
@@ -222,7 +175,10 @@ impl Model {
         let state = self.conditions[flow.backend as usize].state;
         match flow.state {
             FlowState::Closing => true,
-            FlowState::SynSent => matches!(state, BackendState::Removed | BackendState::Unhealthy),
+            // Not the SYN itself, which tc sees after XDP: where all are unhealthy they are used.
+            FlowState::SynSent => {
+                matches!(state, BackendState::Removed | BackendState::Unhealthy) && flow.last < self.now
+            }
             FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
             _ => false,
         }
@@ -316,35 +272,5 @@ impl Model {
         if state == FlowState::Free {
             self.flows.remove(&key);
         }
-    }
-}
-
-/// The life of a flow.
-fn next(state: FlowState, from_client: bool, flags: Option<u8>) -> FlowState {
-    use FlowState::{Closing, Established, FinBackend, FinClient, SynReceived, SynSent, UdpAnswered, UdpOneWay};
-    let Some(flags) = flags else {
-        return if state == UdpOneWay && !from_client { UdpAnswered } else { state };
-    };
-    let has = |flag| flags & flag != 0;
-    match state {
-        _ if has(RST) => Closing,
-        SynSent if !from_client && has(SYN) && has(ACK) => SynReceived,
-        SynReceived if from_client && !has(SYN) && has(FIN) => FinClient,
-        SynReceived if from_client && !has(SYN) && has(ACK) => Established,
-        Established if from_client && has(FIN) => FinClient,
-        SynReceived | Established if !from_client && has(FIN) => FinBackend,
-        FinClient if !from_client && has(FIN) => Closing,
-        FinBackend if from_client && has(FIN) => Closing,
-        other => other,
-    }
-}
-
-fn time_limit(state: FlowState) -> u32 {
-    match state {
-        FlowState::SynSent | FlowState::SynReceived => timeout::TCP_SYN,
-        FlowState::Closing => timeout::TCP_CLOSING,
-        FlowState::UdpOneWay => timeout::UDP_ONE_WAY,
-        FlowState::UdpAnswered => timeout::UDP,
-        _ => TCP_IDLE,
     }
 }

@@ -10,7 +10,7 @@ use lb_ebpf::{
 
 use crate::{
     frames::Datagram,
-    reference::{Choice, Key},
+    life::{Choice, Key},
     testrun::{Buffer, Programs, Ran, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX},
     world,
 };

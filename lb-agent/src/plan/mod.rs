@@ -2,7 +2,7 @@
 //!
 //! The writes are ordered so that no packet ever meets half of a change: first what is new (names, endpoints, backends, selection
 //! tables, which nobody names yet), then frontends, each in one step, then what is gone. What a packet may still be using is freed
-//! after a barrier, and what flows still use is freed by [`finish`]. A live backend never changes its index.
+//! after a barrier, and what flows still use is freed by [`finish()`]. A live backend never changes its index.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Decides whether a ScalePolicy makes sense, from its text alone, and gives it the form that [`super::decide`] works on: every
+//! Decides whether a ScalePolicy makes sense, from its text alone, and gives it the form that [`super::decide()`] works on: every
 //! name resolved, every duration parsed, every default filled in, and no two fields that contradict each other.
 
 use std::{collections::BTreeSet, fmt, time::Duration};

@@ -185,7 +185,7 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
 
     #[inline(always)]
     fn trace(&self, event: Event, scratch: &Scratch) {
-        if maps::log() != 0 && self.random() % LOG_SAMPLE == 0 {
+        if maps::log() != 0 && self.random().is_multiple_of(LOG_SAMPLE) {
             log(self.ctx, event, &scratch.packet);
         }
     }
@@ -202,7 +202,7 @@ impl<C> Kernel<'_, C> {
     #[inline(always)]
     fn xdp_way(&self, interface: u32) -> Route {
         // SAFETY: one word.
-        let known = || unsafe { INTERFACES.get(&interface) }.is_some_and(|flags| flags & INTERFACE_XDP != 0);
+        let known = || unsafe { INTERFACES.get(interface) }.is_some_and(|flags| flags & INTERFACE_XDP != 0);
         if interface == self.interface || known() { Route::Interface(interface) } else { Route::Defer }
     }
 }

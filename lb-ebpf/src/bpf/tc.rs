@@ -112,7 +112,7 @@ impl Packet for Buffer {
     fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
         // SAFETY: helpers that check their arguments.
         let result = unsafe {
-            bpf_skb_change_tail(self.0, keep, 0) | bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC as u32, 0)
+            bpf_skb_change_tail(self.0, keep, 0) | bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC, 0)
         };
         (result == 0).then_some(())
     }
@@ -155,7 +155,7 @@ fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reaso
         answer::answer(packet, parsed, what, limit)
     });
     if !answered {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     // SAFETY: `packet.0` is the program's context; a helper that checks its arguments, and finds the next hop itself.
     unsafe { bpf_redirect_neigh((*packet.0).ifindex, core::ptr::null_mut(), 0, 0) as i32 }
@@ -198,7 +198,7 @@ fn give_ethernet(skb: *mut __sk_buff) -> bool {
 #[inline(always)]
 fn drop_packet(reason: u32) -> i32 {
     count_drop(reason);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// Counts a packet dropped for this [`DropReason`].

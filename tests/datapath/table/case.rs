@@ -26,6 +26,17 @@ pub(crate) enum Expect {
     Out(Way, Box<Spec>, Option<(usize, Direction)>),
 }
 
+impl Expect {
+    /// What must become of the packet, without its bytes.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Answered(reason, _) => format!("Answered({reason:?})"),
+            Self::Out(way, ..) => format!("Out({way:?})"),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// One step.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -86,12 +97,12 @@ impl Case {
     }
 
     /// A packet towards a backend, and how it leaves.
-    pub(crate) fn to_backend(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+    pub(crate) fn inwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
     }
 
     /// A packet of a backend, and how it leaves.
-    pub(crate) fn to_client(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
+    pub(crate) fn outwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
         self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::Out))));
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod case;
 pub(crate) mod cases;
 pub(crate) mod net;
+pub(crate) mod noise;
 pub(crate) mod packet;
 pub(crate) mod run;
 pub(crate) mod verify;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{
-    IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader, checksum::Sum16BitWords,
-};
+use etherparse::{IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader};
+
+use super::verify::sum;
 
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
@@ -285,23 +285,5 @@ impl WithChecksum for Vec<u8> {
         let sum = if spec.body == Body::Udp { sum.to_ones_complement_with_no_zero() } else { sum.ones_complement() };
         self[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
         self
-    }
-}
-
-/// The sum of a transport header, its payload and, but for ICMP over IPv4, the pseudo header.
-pub(crate) fn sum(src: IpAddr, dst: IpAddr, protocol: u8, transport: &[u8]) -> Sum16BitWords {
-    let mut sum = Sum16BitWords::new().add_slice(transport);
-    let length = (transport.len() as u32).to_be_bytes();
-    match (src, dst) {
-        (IpAddr::V4(_), IpAddr::V4(_)) if protocol == 1 => sum,
-        (IpAddr::V4(src), IpAddr::V4(dst)) => sum
-            .add_4bytes(src.octets())
-            .add_4bytes(dst.octets())
-            .add_2bytes([0, protocol])
-            .add_2bytes([length[2], length[3]]),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            sum.add_16bytes(src.octets()).add_16bytes(dst.octets()).add_4bytes(length).add_2bytes([0, protocol])
-        }
-        _ => panic!("{src} and {dst} are of two families"),
     }
 }

@@ -174,7 +174,8 @@ impl<S: Subject> Running<'_, S> {
         let same_fate = fate == expected_fate || fate == Fate::Out(None) && matches!(expected_fate, Fate::Out(_));
         anyhow::ensure!(
             same_fate,
-            "at {hook:?}: {fate:?} instead of {expect:?}; drops {:?} before, {:?} after",
+            "at {hook:?}: {fate:?} instead of {}; drops {:?} before, {:?} after",
+            expect.in_short(),
             before.drops,
             seen.drops
         );

@@ -79,7 +79,7 @@ fn to_backend(case: &mut Case, hook: Hook, packet: Spec) {
         case.defers((hook, Interface::Up0), &packet);
         hook = Hook::Ingress;
     }
-    case.to_backend((hook, Interface::Up0), &packet, way, out.ttl(ttl), 0);
+    case.inwards((hook, Interface::Up0), &packet, way, out.ttl(ttl), 0);
 }
 
 /// The answers of the node's own processes leave with the stack.
@@ -87,9 +87,9 @@ fn to_client(case: &mut Case, hook: Hook, packet: Spec) {
     let out = packet.clone().src(case.world.vip(0)).dst(case.world.client());
     let leaves = Way::Out(Interface::Up0);
     match case.world.backends[0].0 {
-        Place::Own => case.to_client((Hook::Egress, Interface::Up0), &packet, Way::Stack, out, 0),
-        Place::Local => case.to_client((Hook::Ingress, Interface::Pod0), &packet, leaves, out.ttl(63), 0),
-        Place::Remote => case.to_client((hook, Interface::Up1), &packet, leaves, out.ttl(63), 0),
-        _ => case.to_client((hook, Interface::Up0), &packet, leaves, out.ttl(63), 0),
+        Place::Own => case.outwards((Hook::Egress, Interface::Up0), &packet, Way::Stack, out, 0),
+        Place::Local => case.outwards((Hook::Ingress, Interface::Pod0), &packet, leaves, out.ttl(63), 0),
+        Place::Remote => case.outwards((hook, Interface::Up1), &packet, leaves, out.ttl(63), 0),
+        _ => case.outwards((hook, Interface::Up0), &packet, leaves, out.ttl(63), 0),
     }
 }

@@ -32,8 +32,8 @@ fn edge(world: World) -> Case {
             let checksum = checksum(&packet(src, dst, word));
             sent += usize::from(matches!(checksum, 0 | 0xffff));
             let out = packet(peer, endpoint, word).ttl(63);
-            case.to_backend(CLIENTS, &packet(client, vip, word), Way::Out(Interface::Up1), out.clone(), 0);
-            case.to_backend(
+            case.inwards(CLIENTS, &packet(client, vip, word), Way::Out(Interface::Up1), out.clone(), 0);
+            case.inwards(
                 (lb_ebpf::env::Hook::Xdp, Interface::Up0),
                 &packet(client, vip, word),
                 Way::Out(Interface::Up1),

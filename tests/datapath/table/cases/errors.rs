@@ -87,7 +87,7 @@ fn about_requests(mut case: Case, kind: Kind) -> Case {
     let way = Way::Out(Interface::Up0);
     for bytes in cuts(world.family) {
         for (from, seen_from) in [(router, router), (endpoint.ip(), world.vip(0).ip())] {
-            for shape in [Shape::Plain, Shape::Options] {
+            for shape in [Shape::Plain, Shape::Options, Shape::Padded] {
                 let error = sent.error(from, kind, bytes).shape(shape);
                 let out = original.error(seen_from, kind, bytes).shape(shape).ttl(63);
                 case.passes((Hook::Xdp, inside), error.frame());
@@ -129,7 +129,7 @@ fn of_own_stack(mut case: Case) -> Case {
         Protocol::Tcp => tcp(crate::table::packet::SYN, a, b),
         Protocol::Udp => udp(a, b),
     };
-    case.to_backend(CLIENTS, &first(client, vip), Way::Stack, first(client, endpoint), 0);
+    case.inwards(CLIENTS, &first(client, vip), Way::Stack, first(client, endpoint), 0);
     let kind = kinds(world.family)[0].1;
     let error = data(world.protocol, client, endpoint).error(endpoint.ip(), kind, 500);
     let out = data(world.protocol, client, vip).error(vip.ip(), kind, 500);

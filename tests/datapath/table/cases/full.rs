@@ -53,13 +53,13 @@ fn opening(world: &World, client: SocketAddr) -> Spec {
 
 fn comes(case: &mut Case, packet: &Spec) {
     let out = packet.clone().dst(case.world.endpoint(0)).ttl(63);
-    case.to_backend(CLIENTS, packet, Way::Out(Interface::Pod0), out, 0);
+    case.inwards(CLIENTS, packet, Way::Out(Interface::Pod0), out, 0);
 }
 
 fn answers(case: &mut Case, packet: &Spec) {
     let packet = packet.clone().src(case.world.endpoint(0));
     let out = packet.clone().src(case.world.vip(0)).ttl(63);
-    case.to_client(INSIDE, &packet, Way::Out(Interface::Up0), out, 0);
+    case.outwards(INSIDE, &packet, Way::Out(Interface::Up0), out, 0);
 }
 
 fn opens(case: &mut Case, client: SocketAddr) {
@@ -202,13 +202,13 @@ fn ports_used_up(world: World) -> Case {
     let mut case = named("source ports are used up", world.clone());
     let out = opening(&world, first).src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
     let leaves = Way::Out(Interface::Up1);
-    case.to_backend(CLIENTS, &opening(&world, first), leaves, out.clone(), 0);
+    case.inwards(CLIENTS, &opening(&world, first), leaves, out.clone(), 0);
     turned_away(&mut case, second, DropReason::SnatPortsExhausted);
     case.then(Step::Flows(1));
     case.load(0, if world.protocol == Protocol::Tcp { [0, 1, 0, 0, 0] } else { [1, 0, 1, 0, 0] });
     case.then(Step::Wait(31));
     case.then(Step::Sweep([0, 1, 0]));
-    case.to_backend((Hook::Xdp, Interface::Up0), &opening(&world, second), leaves, out, 0);
+    case.inwards((Hook::Xdp, Interface::Up0), &opening(&world, second), leaves, out, 0);
     case
 }
 
@@ -218,11 +218,11 @@ fn ports_by_endpoint(world: World) -> Case {
     for (number, port) in [(0, 40000), (1, 40001)] {
         let client = SocketAddr::new(world.client().ip(), port);
         let out = opening(&world, client).src(world.peer(number)).dst(world.endpoint(number)).ttl(63);
-        case.to_backend(CLIENTS, &opening(&world, client), Way::Out(Interface::Up1), out, number);
+        case.inwards(CLIENTS, &opening(&world, client), Way::Out(Interface::Up1), out, number);
         let answer = if world.protocol == Protocol::Tcp { tcp(SYN | ACK, client, client) } else { udp(client, client) };
         let came = answer.clone().src(world.endpoint(number)).dst(world.peer(number));
         let out = answer.src(world.vip(0)).ttl(63);
-        case.to_client((Hook::Xdp, Interface::Up1), &came, Way::Out(Interface::Up0), out, number);
+        case.outwards((Hook::Xdp, Interface::Up1), &came, Way::Out(Interface::Up0), out, number);
     }
     case
 }
@@ -236,10 +236,10 @@ fn two_frontends(world: World) -> Case {
         let index = frontend as usize;
         let packet = opening(&world, client).dst(world.vip(frontend));
         let out = packet.clone().src(peer).dst(endpoint).ttl(63);
-        case.to_backend(CLIENTS, &packet, Way::Out(Interface::Pod0), out, index);
+        case.inwards(CLIENTS, &packet, Way::Out(Interface::Pod0), out, index);
         let answer = if world.protocol == Protocol::Tcp { tcp(SYN | ACK, endpoint, peer) } else { udp(endpoint, peer) };
         let out = answer.clone().src(world.vip(frontend)).dst(client).ttl(63);
-        case.to_client(INSIDE, &answer, Way::Out(Interface::Up0), out, index);
+        case.outwards(INSIDE, &answer, Way::Out(Interface::Up0), out, index);
         case.load(index, [1, 0, 1, 0, 0]);
     }
     case.then(Step::Flows(2));

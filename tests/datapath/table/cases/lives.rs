@@ -148,6 +148,7 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.extend(
                 [Protocol::Tcp, Protocol::Udp].map(|protocol| removed(World::new(family, protocol, &[place, place]))),
             );
+            cases.push(unhealthy(World::new(family, Protocol::Tcp, &[place, place])));
             cases.push(udp_times(World::new(family, Protocol::Udp, &[place])));
             cases.push(tcp_times(World::new(family, Protocol::Tcp, &[place])));
             cases.push(frontend_removed(World::new(family, Protocol::Tcp, &[place])));
@@ -169,11 +170,11 @@ pub(crate) fn travel(
     match direction {
         In => {
             let out = packet(peer, endpoint).ttl(63);
-            case.to_backend(CLIENTS, &packet(client, vip), Way::Out(inside), out, backend);
+            case.inwards(CLIENTS, &packet(client, vip), Way::Out(inside), out, backend);
         }
         Out => {
             let out = packet(vip, client).ttl(63);
-            case.to_client((Hook::Ingress, inside), &packet(endpoint, peer), Way::Out(Interface::Up0), out, backend);
+            case.outwards((Hook::Ingress, inside), &packet(endpoint, peer), Way::Out(Interface::Up0), out, backend);
         }
     }
 }
@@ -201,6 +202,23 @@ fn removed(world: World) -> Case {
         case.then(Step::Sweep([0, 0, 1]));
         case.load(1, [0, 0, 1, 1, 0]);
     }
+    case
+}
+
+/// A client that asks an unhealthy backend again is sent to another, unless that one has answered already.
+fn unhealthy(world: World) -> Case {
+    let mut case = Case::new(format!("{:?} {:?}: the backend is unhealthy", world.family, world.backends[0].0), world);
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 0);
+    case.then(Step::Weights(vec![0, 100]));
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 0);
+    case.then(Step::State(0, BackendState::Unhealthy));
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 1);
+    case.load(0, [0, 0, 0, 1, 0]);
+    case.load(1, [0, 1, 0, 0, 0]);
+    travel(&mut case, Out, |a, b| tcp(SYN | ACK, a, b), 1);
+    case.then(Step::State(1, BackendState::Unhealthy));
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 1);
+    case.load(1, [1, 0, 1, 0, 0]);
     case
 }
 

@@ -139,7 +139,7 @@ fn vlan(world: World) -> Case {
     case.defers((Hook::Xdp, Interface::Up0), &packet.clone().shape(Shape::Vlan));
     case.then(crate::table::case::Step::Flows(1));
     let out = packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
-    case.to_backend(CLIENTS, &packet, Way::Out(Interface::Up1), out, 0);
+    case.inwards(CLIENTS, &packet, Way::Out(Interface::Up1), out, 0);
     case.then(crate::table::case::Step::Flows(1));
     case.passes(CLIENTS, packet.shape(Shape::DoubleVlan).frame());
     case
@@ -254,6 +254,13 @@ fn no_checksum() -> Case {
     for direction in [In, Out] {
         travel(&mut case, direction, |a, b| packet(Body::UdpNoSum, a, b).payload(9), 0);
     }
+    let world = case.world.clone();
+    let bare = |src, dst| packet(Body::UdpNoSum, src, dst).payload(9);
+    let (came, out) = (bare(world.client(), world.vip(0)), bare(world.peer(0), world.endpoint(0)).ttl(63));
+    case.inwards((Hook::Xdp, Interface::Up0), &came, Way::Out(Interface::Up1), out, 0);
+    let error = bare(world.vip(0), world.client()).error(world.client().ip(), (3, 3, 0), 500);
+    let out = bare(world.endpoint(0), world.peer(0)).error(world.peer(0).ip(), (3, 3, 0), 500).ttl(63);
+    case.translates(CLIENTS, &error, Way::Out(Interface::Up1), out);
     case
 }
 

@@ -51,7 +51,7 @@ fn named(what: &str, world: World) -> Case {
 fn chooses(case: &mut Case, client: SocketAddr, backend: usize) {
     let packet = |a, b| -> Spec { if case.world.protocol == Protocol::Tcp { tcp(SYN, a, b) } else { udp(a, b) } };
     let (came, out) = (packet(client, case.world.vip(0)), packet(client, case.world.endpoint(backend)).ttl(63));
-    case.to_backend(CLIENTS, &came, Way::Out(Interface::Pod0), out, backend);
+    case.inwards(CLIENTS, &came, Way::Out(Interface::Pod0), out, backend);
 }
 
 fn client(case: &Case, host: u8, port: u16) -> SocketAddr {

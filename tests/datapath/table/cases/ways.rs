@@ -67,7 +67,7 @@ fn no_route(world: World) -> Case {
     let packet = opening(&world);
     let mut case = named("no route", world.clone());
     case.defers((Hook::Xdp, Interface::Up0), &packet);
-    case.to_backend(CLIENTS, &packet, Way::Stack, packet.clone().dst(world.endpoint(0)), 0);
+    case.inwards(CLIENTS, &packet, Way::Stack, packet.clone().dst(world.endpoint(0)), 0);
     case
 }
 
@@ -103,7 +103,7 @@ fn too_big(world: World) -> Case {
     case.drops_late(CLIENTS, &large_error(&case), DropReason::TooBig);
     made_once(&mut case);
     let out = fits.clone().dst(world.endpoint(0)).ttl(63);
-    case.to_backend(CLIENTS, &fits, Way::Out(Interface::Thin), out, 0);
+    case.inwards(CLIENTS, &fits, Way::Out(Interface::Thin), out, 0);
     case
 }
 
@@ -125,7 +125,7 @@ fn last_hop(world: World) -> Case {
     }
     made_once(&mut case);
     let out = packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(1);
-    case.to_backend(CLIENTS, &packet.ttl(2), Way::Out(way), out, 0);
+    case.inwards(CLIENTS, &packet.ttl(2), Way::Out(way), out, 0);
     case
 }
 
@@ -144,7 +144,7 @@ fn last_hop_of_answers(world: World) -> Case {
     case.drops((Hook::Ingress, Interface::Up1), error.frame(), DropReason::TtlExceeded);
     made_once(&mut case);
     let out = answer(world.vip(0), world.client()).ttl(1);
-    case.to_client((Hook::Xdp, Interface::Up1), &packet.ttl(2), Way::Out(Interface::Up0), out, 0);
+    case.outwards((Hook::Xdp, Interface::Up1), &packet.ttl(2), Way::Out(Interface::Up0), out, 0);
     case
 }
 
@@ -152,10 +152,10 @@ fn last_hop_of_answers(world: World) -> Case {
 fn own_stack_spends_no_hop(world: World) -> Case {
     let mut case = named("no hop", world.clone());
     let packet = opening(&world).ttl(1);
-    case.to_backend(CLIENTS, &packet, Way::Stack, packet.clone().dst(world.endpoint(0)), 0);
+    case.inwards(CLIENTS, &packet, Way::Stack, packet.clone().dst(world.endpoint(0)), 0);
     let answer = packet.clone().src(world.endpoint(0)).dst(world.client());
     let out = answer.clone().src(world.vip(0));
-    case.to_client((Hook::Egress, Interface::Up0), &answer, Way::Stack, out, 0);
+    case.outwards((Hook::Egress, Interface::Up0), &answer, Way::Stack, out, 0);
     case
 }
 
@@ -168,7 +168,7 @@ fn no_backend(mut world: World) -> Case {
     }
     case.then(Step::Weights(vec![1]));
     let out = packet.clone().dst(case.world.endpoint(0)).ttl(63);
-    case.to_backend(CLIENTS, &packet, Way::Out(Interface::Pod0), out, 0);
+    case.inwards(CLIENTS, &packet, Way::Out(Interface::Pod0), out, 0);
     // Of those who keep their flows: drained, it still gets its own packets.
     case.then(Step::Weights(vec![0]));
     travel(
