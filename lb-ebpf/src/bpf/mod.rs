@@ -3,5 +3,6 @@
 mod env;
 mod maintenance;
 mod maps;
+mod reach;
 mod tc;
 mod xdp;

@@ -1,7 +1,5 @@
 //! tc: ingress of every interface, egress of uplinks.
 
-use core::{hint::black_box, ptr::read_volatile};
-
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
@@ -16,13 +14,14 @@ use lb_common::DropReason;
 use lb_ebpf::{
     answer::{self, Complaint},
     env::{Env, Hook, NextHop},
-    packet::{MAX_OFFSET, Packet, Plain, TransportChange},
+    packet::{Packet, Plain, TransportChange},
     pipeline::{self, Action, Verdict},
 };
 
 use super::{
     env::Kernel,
     maps::{self, DROPS},
+    reach,
 };
 
 /// Lets the next program decide, and the stack if there is none.
@@ -36,21 +35,11 @@ struct Buffer(*mut __sk_buff);
 impl Packet for Buffer {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
-        // What the compiler knows of the offset, and would leave the comparison out for, the verifier does not.
-        let offset = black_box(offset);
-        if offset > MAX_OFFSET {
-            return None;
+        // SAFETY: `self.0` is the program's context; what is in bounds may be read, and `Plain` has no invalid patterns.
+        unsafe {
+            let place = reach::at::<T>(&raw const (*self.0).data, &raw const (*self.0).data_end, offset)?;
+            Some(place.read_unaligned())
         }
-        // SAFETY: `self.0` is the program's context. Volatile: a pointer kept across a call is a number to the verifier.
-        let (data, end) = unsafe {
-            (read_volatile(&raw const (*self.0).data) as usize, read_volatile(&raw const (*self.0).data_end) as usize)
-        };
-        let start = data + offset as usize;
-        if start + size_of::<T>() > end {
-            return None;
-        }
-        // SAFETY: in bounds, as just checked; `Plain` has no invalid patterns.
-        Some(unsafe { (start as *const T).read_unaligned() })
     }
 
     #[inline(always)]

@@ -1,7 +1,5 @@
 //! XDP at uplinks: finishes what goes from wire to wire; tc beside it does the rest.
 
-use core::{hint::black_box, ptr::read_volatile};
-
 use aya_ebpf::{
     EbpfContext,
     bindings::{xdp_action, xdp_md},
@@ -13,11 +11,11 @@ use lb_common::DropReason;
 use lb_ebpf::{
     checksum,
     env::{Env, Hook},
-    packet::{MAX_OFFSET, Packet, Plain, TransportChange},
+    packet::{Packet, Plain, TransportChange},
     pipeline::{self, Action},
 };
 
-use super::{env::Kernel, tc::count_drop};
+use super::{env::Kernel, reach, tc::count_drop};
 
 /// A driver's buffer.
 struct Buffer(*mut xdp_md);
@@ -25,17 +23,8 @@ struct Buffer(*mut xdp_md);
 impl Buffer {
     #[inline(always)]
     fn at<T: Plain>(&self, offset: u32) -> Option<*mut T> {
-        // What the compiler knows of the offset, and would leave the comparison out for, the verifier does not.
-        let offset = black_box(offset);
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        // SAFETY: `self.0` is the program's context. Volatile: a pointer kept across a call is a number to the verifier.
-        let (data, end) = unsafe {
-            (read_volatile(&raw const (*self.0).data) as usize, read_volatile(&raw const (*self.0).data_end) as usize)
-        };
-        let start = data + offset as usize;
-        (start + size_of::<T>() <= end).then_some(start as *mut T)
+        // SAFETY: `self.0` is the program's context.
+        unsafe { reach::at(&raw const (*self.0).data, &raw const (*self.0).data_end, offset) }
     }
 }
 

@@ -1,0 +1,22 @@
+//! What of a packet can be read directly, in the form that the verifier understands.
+
+use core::{hint::black_box, ptr::read_volatile};
+
+use lb_ebpf::packet::{MAX_OFFSET, Plain};
+
+/// A place in the packet whose bounds are in the context's words `data` and `end`.
+///
+/// # Safety
+/// `data` and `end` are the words of the program's own context.
+#[inline(always)]
+pub(super) unsafe fn at<T: Plain>(data: *const u32, end: *const u32, offset: u32) -> Option<*mut T> {
+    // What the compiler knows of the offset, and would leave the comparison out for, the verifier does not.
+    let offset = black_box(offset);
+    if offset > MAX_OFFSET {
+        return None;
+    }
+    // SAFETY: the caller's promise. Volatile: a pointer kept across a call is a number to the verifier.
+    let (data, end) = unsafe { (read_volatile(data) as usize, read_volatile(end) as usize) };
+    let start = data + offset as usize;
+    (start + size_of::<T>() <= end).then_some(start as *mut T)
+}
