@@ -195,16 +195,11 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
 /// has just made for this packet.
 #[inline(always)]
 fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
-    let gone = || {
-        env.backend(hit.backend)
-            .is_none_or(|b| b.state == BackendState::Removed as u8 || b.state == BackendState::Unhealthy as u8)
-    };
+    let in_state = |state| env.backend(hit.backend).is_none_or(|b| b.state == state as u8);
     match hit.state() {
         FlowState::Closing => true,
-        FlowState::SynSent => hit.last != now && gone(),
-        FlowState::UdpOneWay | FlowState::UdpAnswered => {
-            env.backend(hit.backend).is_none_or(|b| b.state == BackendState::Removed as u8)
-        }
+        FlowState::SynSent => in_state(BackendState::Removed) || hit.last != now && in_state(BackendState::Unhealthy),
+        FlowState::UdpOneWay | FlowState::UdpAnswered => in_state(BackendState::Removed),
         _ => false,
     }
 }

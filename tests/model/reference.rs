@@ -176,9 +176,8 @@ impl Model {
         match flow.state {
             FlowState::Closing => true,
             // Not the SYN itself, which tc sees after XDP: where all are unhealthy they are used.
-            FlowState::SynSent => {
-                matches!(state, BackendState::Removed | BackendState::Unhealthy) && flow.last < self.now
-            }
+            FlowState::SynSent if state == BackendState::Unhealthy => flow.last < self.now,
+            FlowState::SynSent => state == BackendState::Removed,
             FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
             _ => false,
         }

@@ -93,11 +93,11 @@ fn send(mut sender: Sender<'_>, cpu: usize, seed: u64) -> Result<Tally> {
         let operation = if rng.bool() { operations::client(&mut rng) } else { operations::backend(&mut rng) };
         // So few flows that both CPUs are always at the same ones.
         match operation {
-            Operation::Client { key: (c, p, f), flags, payload, xdp } => {
-                sender.client((c % 2, p % 2, f), flags, payload, xdp)?
+            Operation::Client { key: (c, _, f), flags, payload, xdp } => {
+                sender.client((c % 2, 0, f), flags, payload, xdp)?
             }
-            Operation::Backend { key: (c, p, f), flags, payload, .. } => {
-                sender.backend((c % 2, p % 2, f), flags, payload)?
+            Operation::Backend { key: (c, _, f), flags, payload, .. } => {
+                sender.backend((c % 2, 0, f), flags, payload)?
             }
             _ => {}
         }

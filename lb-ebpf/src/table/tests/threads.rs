@@ -1,6 +1,11 @@
 //! Several threads at the same few buckets.
 
-use std::{collections::BTreeSet, thread, vec::Vec};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    vec::Vec,
+};
 
 use lb_common::{
     Flow, FlowState,
@@ -100,4 +105,37 @@ fn no_key_twice_no_torn_read_and_every_entry_accounted_for() {
 
 fn move_ref(memory: &Memory, thread: u64) -> impl FnOnce() -> Done + Send + '_ {
     move || work(memory, thread)
+}
+
+/// One way is given to two keys in turn, without a moment in which it is free; the others hold flows that stay.
+#[test]
+fn a_reader_sees_a_whole_entry_or_none() {
+    let memory = Memory::new(1);
+    for key in 100..100 + WAYS as u32 - 1 {
+        assert_eq!(put(&memory, &entry(key, 0), FlowState::Established).0, Outcome::Done);
+    }
+    let writing = AtomicBool::new(true);
+    let seen = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = [0u64; 2];
+            while writing.load(Relaxed) {
+                for key in 0..2 {
+                    if let Some(hit) = get(&memory, &entry(key, 0)) {
+                        assert_eq!(hit.backend, hit.link ^ 0x5a5a_5a5a, "a torn read: {hit:?}");
+                        assert_eq!(hit.link & 1, key, "another key's entry: {hit:?}");
+                        seen[key as usize] += 1;
+                    }
+                }
+            }
+            seen
+        });
+        for turn in 0..600_000 {
+            let nonce = (hash::mix(u64::from(turn)) as u32) & !1 | turn & 1;
+            let (outcome, _) = put(&memory, &telling(turn & 1, nonce), FlowState::SynSent);
+            assert!(outcome == if turn == 0 { Outcome::Done } else { Outcome::Evicted }, "{outcome:?}");
+        }
+        writing.store(false, Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(seen.iter().all(|count| *count > 100), "too little was read: {seen:?}");
 }
