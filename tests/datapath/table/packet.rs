@@ -125,11 +125,12 @@ impl Spec {
         packet(Body::Icmp(icmp), SocketAddr::new(from, 0), SocketAddr::new(self.src.ip(), 0))
     }
 
-    /// Weir's own error to this packet's sender, in the name of whom it was sent to; it quotes the headers.
+    /// Weir's own error to this packet's sender, in the name of whom it was sent to; it quotes the headers. Its Ethernet addresses are
+    /// left to the redirect.
     pub(crate) fn answered(&self, kind: (u8, u8, u32)) -> Self {
         let headers = if matches!(self.body, Body::Tcp(_)) { 20 } else { 8 };
         let bytes = self.l4() - self.l3() + headers;
-        Self { ours: true, macs: [self.macs[1], self.macs[0]], ..self.error(self.dst.ip(), kind, bytes) }
+        Self { ours: true, macs: self.macs, ..self.error(self.dst.ip(), kind, bytes) }
     }
 
     /// The whole frame.
