@@ -189,7 +189,7 @@ fn bench_tc_nat(ctx: TcContext) -> i32 {
         return -1;
     }
     if rewrite(skb, &change) != 0 {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     let mut hop = NextHop { family: fib.family as u32, addr: fib.dst };
     // SAFETY: `hop` has the layout and size the helper expects.
