@@ -1,40 +1,23 @@
 //! What commands ask of this machine besides its maps: is the pin path on a bpf file system, does an agent hold it, what time is it.
 
-use std::{
-    os::linux::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{os::linux::fs::MetadataExt, path::Path};
 
 use super::Error;
-
-/// `BPF_FS_MAGIC` of `linux/magic.h`.
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+use crate::dataplane::sys;
 
 /// Fails unless the pin path is, or would be, on a bpf file system.
 pub fn check_bpffs(pin_path: &Path) -> Result<(), Error> {
-    let existing = nearest_existing(pin_path);
-    let stat = rustix::fs::statfs(&existing).map_err(|error| Error::File { path: existing, source: error.into() })?;
-    // The magic number is 32 bits wide, its field as wide as the machine's word.
-    if stat.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC {
-        return Ok(());
+    let existing = sys::nearest_existing(pin_path);
+    match sys::is_bpffs(existing) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::NotBpffs { path: pin_path.to_owned() }),
+        Err(source) => Err(Error::File { path: existing.to_owned(), source }),
     }
-    Err(Error::NotBpffs { path: pin_path.to_owned() })
-}
-
-fn nearest_existing(path: &Path) -> PathBuf {
-    let mut candidates = path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty());
-    candidates.find(|ancestor| ancestor.exists()).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// Seconds of the monotonic clock, as the packet path reads it.
 pub fn monotonic_seconds() -> u32 {
     rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec as u32
-}
-
-/// The name of an interface, if it is in this network namespace.
-pub fn interface_name(index: u32) -> Option<String> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
-    rustix::net::netdevice::index_to_name(&socket, index).ok()
 }
 
 /// The process that holds a pin path. Asking for the lock itself could make an agent that starts at this moment fail, so this

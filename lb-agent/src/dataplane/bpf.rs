@@ -150,8 +150,8 @@ fn create_failed(folder: &Path, source: io::Error) -> Error {
 
 /// Makes the pin path and takes its lock; refuses another layout's.
 fn claim(pin_path: &Path) -> Result<File, Error> {
-    let existing = pin_path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    if !sys::is_bpffs(existing) {
+    let existing = sys::nearest_existing(pin_path);
+    if !sys::is_bpffs(existing).unwrap_or(false) {
         return Err(Error::NotBpffs { path: pin_path.into() });
     }
     fs::create_dir_all(pin_path).map_err(|source| create_failed(pin_path, source))?;

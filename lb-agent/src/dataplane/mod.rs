@@ -4,7 +4,7 @@ pub mod attach;
 pub mod bpf;
 pub mod fake;
 pub mod pins;
-mod sys;
+pub(crate) mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -84,8 +84,8 @@ impl Pinned {
     pub fn open(pin_path: &Path) -> Result<Self, Error> {
         let path = map_folder(pin_path);
         if !path.join(map::SETTINGS).exists() {
-            let existing = pin_path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-            return Err(if sys::is_bpffs(existing) {
+            let existing = sys::nearest_existing(pin_path);
+            return Err(if sys::is_bpffs(existing).unwrap_or(false) {
                 Error::NotPinned { path: pin_path.into() }
             } else {
                 Error::NotBpffs { path: pin_path.into() }

@@ -99,14 +99,17 @@ pub(super) fn lock(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether a path is on a BPF file system.
-pub(super) fn is_bpffs(path: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `path` is a C string, `stat` is large enough, and zero is a valid value of it.
-    unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) == 0 && stat.assume_init().f_type == BPF_FS_MAGIC }
+/// Whether an existing path is on a BPF file system.
+pub(crate) fn is_bpffs(existing: &Path) -> io::Result<bool> {
+    /// `BPF_FS_MAGIC` of `linux/magic.h`: 32 bits wide, the field that has it as wide as the machine's word.
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    Ok(rustix::fs::statfs(existing)?.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
+
+/// The path, or the nearest folder above it that exists.
+pub(crate) fn nearest_existing(path: &Path) -> &Path {
+    let mut candidates = path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty());
+    candidates.find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."))
 }
 
 /// The index of an interface of this network namespace.
@@ -120,7 +123,7 @@ pub(super) fn interface_index(name: &str) -> Option<u32> {
 }
 
 /// The name of an interface of this network namespace.
-pub(super) fn interface_name(index: u32) -> Option<String> {
+pub(crate) fn interface_name(index: u32) -> Option<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: `name` has the size the call asks for.
     if unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) }.is_null() {

@@ -113,7 +113,7 @@ fn slots(source: &impl Inspect) -> Result<Vec<Element>, Error> {
 }
 
 fn interface(index: u32, flags: u32) -> Element {
-    element::interface(index, super::host::interface_name(index).as_deref(), flags)
+    element::interface(index, crate::dataplane::sys::interface_name(index).as_deref(), flags)
 }
 
 /// The elements in this form.
