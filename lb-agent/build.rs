@@ -1,4 +1,5 @@
 //! Puts the BPF object that `cargo xtask build-ebpf` made into the binary; without one the binary still builds, and says so when asked to run.
+//! Makes the types and traits of the protocols: between agents and coordinator, and of KEDA.
 
 use std::{env, fs, path::PathBuf};
 
@@ -14,5 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         fs::write(&out, [])?;
     }
+    println!("cargo::rerun-if-changed=proto");
+    let protocol = protox::compile(["proto/weir.proto", "proto/externalscaler.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(protocol)?;
     Ok(())
 }

@@ -9,33 +9,61 @@ use std::{
 
 use lb_common::Algorithm;
 
-use crate::{dataplane::attach::Datapath, discovery::Objects, node};
+use crate::{
+    agent::{
+        delivery::Delivery,
+        sockets::{CgroupError, SocketConfig},
+    },
+    cluster,
+    dataplane::attach::Datapath,
+    discovery::{Objects, kube, node_ports::NodePortAddresses},
+    node,
+};
 
 /// The agent's configuration.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     /// Where maps and links are pinned.
     pub pin_path: PathBuf,
-    /// The folder of manifests.
-    pub manifests: PathBuf,
-    /// The interfaces clients come in by; empty: those of the default routes.
+    /// Where the model comes from.
+    pub source: SourceConfig,
+    /// The interfaces clients come in by; empty: they are found.
     pub interfaces: BTreeSet<String>,
     /// Where packets are met on them.
     pub datapath: Datapath,
+    /// How packets reach local backends.
+    pub delivery: Delivery,
     /// This node's name.
     pub node_name: String,
     /// The algorithm of Services that name none.
     pub default_algorithm: Algorithm,
+    /// On which of the node's addresses node ports are served.
+    pub nodeport_addresses: NodePortAddresses,
+    /// Where the coordinator is found; none: there is none.
+    pub coordinator: Option<cluster::agent::Config>,
     /// Where metrics are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where `/healthz` is served as kube-proxy does.
+    pub healthz_listen: Option<SocketAddr>,
     /// What scales policies that name no command.
     pub scale_command: Option<Vec<String>>,
     /// How long a scale command may take.
     pub scale_timeout: Duration,
     /// First and last source port of full NAT.
     pub snat_ports: (u16, u16),
+    /// Whose sockets are balanced.
+    pub sockets: SocketConfig,
     /// Where procfs is mounted.
     pub proc: PathBuf,
+}
+
+/// Where the model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A folder of manifests: `--manifests`.
+    Files(PathBuf),
+    /// A cluster: `--kube`.
+    Kube(kube::Options),
 }
 
 /// Why this configuration cannot work here.
@@ -77,6 +105,9 @@ pub enum ConfigError {
         /// Why.
         cause: String,
     },
+    /// There is no cgroup for the socket hooks.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The node does not say.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -111,7 +142,7 @@ pub fn port_range(text: &str) -> Result<(u16, u16), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::object;
+    use crate::discovery::read;
 
     #[test]
     fn port_ranges() {
@@ -128,7 +159,7 @@ mod tests {
         std::fs::create_dir_all(proc.path().join("sys/net/ipv4")).unwrap();
         std::fs::write(proc.path().join("sys/net/ipv4/ip_local_port_range"), "32768 60999\n").unwrap();
         let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 31000}]}\n";
-        let objects = object::read(Path::new("a.yaml"), text).unwrap();
+        let objects = read::read(Path::new("a.yaml"), text).unwrap();
         let check = |ports| check_snat_ports(ports, &objects, proc.path()).map_err(|error| error.to_string());
         assert_eq!(check((61000, 65535)), Ok(()));
         assert!(check((60999, 65535)).unwrap_err().contains("32768-60999"));

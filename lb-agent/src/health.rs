@@ -1,6 +1,12 @@
 //! Active health checks: asks every backend that wants it, and says when enough answers in a row have changed its state.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use http_body_util::Empty;
 use hyper::{Request, client::conn::http1, header};
@@ -12,7 +18,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::model::{HealthCheck, Model, Probe, ServiceId};
+use crate::model::{HealthCheck, Model, Probe, ServiceId, ServicePort};
 
 /// A backend of a service port.
 pub type Target = (ServiceId, SocketAddr);
@@ -88,11 +94,32 @@ impl Monitor {
         let wanted = wanted(model);
         self.checks.retain(|target, check| wanted.get(target) == Some(&check.spec));
         for (target, spec) in wanted {
-            if !self.checks.contains_key(&target) {
-                let task = tokio::spawn(watch(target.clone(), spec.clone(), self.sender.clone()));
-                self.checks.insert(target, Check { spec, task });
-            }
+            self.begin(target, &spec);
         }
+    }
+
+    /// Checks what is true of one service port now, and no more what was; none: it is gone.
+    pub fn change(&mut self, id: &ServiceId, port: Option<&ServicePort>) {
+        let first = (id.clone(), SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        let known = self.checks.range(first..).map(|(target, _)| target).take_while(|(of, _)| of == id);
+        let spec = port.and_then(|port| port.health_check.as_ref());
+        let wanted = |at: &SocketAddr| port.is_some_and(|port| port.backends.contains_key(at));
+        let stays = |target: &Target| wanted(&target.1) && Some(&self.checks[target].spec) == spec;
+        let over: Vec<Target> = known.filter(|target| !stays(target)).cloned().collect();
+        for target in over {
+            self.checks.remove(&target);
+        }
+        let (Some(port), Some(spec)) = (port, spec) else { return };
+        for at in port.backends.keys() {
+            self.begin((id.clone(), *at), spec);
+        }
+    }
+
+    fn begin(&mut self, target: Target, spec: &HealthCheck) {
+        self.checks.entry(target).or_insert_with_key(|target| {
+            let task = tokio::spawn(watch(target.clone(), spec.clone(), self.sender.clone()));
+            Check { spec: spec.clone(), task }
+        });
     }
 
     /// Whether a backend is checked.

@@ -4,9 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
+use ipnet::IpNet;
 use lb_common::{Algorithm, Protocol, SocketKey};
 
 /// One port of one Service.
@@ -36,13 +38,24 @@ pub struct Model {
     pub services: BTreeMap<ServiceId, ServicePort>,
 }
 
+/// A change of one service port. Sources that hear of single changes send these; what is not named stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub id: ServiceId,
+    /// What should be true of it now; none: it is gone.
+    pub port: Option<ServicePort>,
+    /// When the change was made, as its source says (`endpoints.kubernetes.io/last-change-trigger-time`).
+    pub trigger: Option<SystemTime>,
+}
+
 /// What should be true of one service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePort {
     /// The port's name in the Service, may be empty.
     pub port_name: String,
     /// Where clients reach it. No frontend is in two service ports.
-    pub frontends: BTreeSet<SocketKey>,
+    pub frontends: BTreeMap<SocketKey, FrontendSpec>,
     /// `weir.dev/algorithm`.
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP`: its timeout.
@@ -55,15 +68,52 @@ pub struct ServicePort {
     pub slow_start: Option<Duration>,
     /// `weir.dev/health-check` and its companions.
     pub health_check: Option<HealthCheck>,
+    /// The Service's `healthCheckNodePort`: there the node says whether it has backends of the Service.
+    pub health_check_node_port: Option<u16>,
     /// What serves it.
     pub backends: BTreeMap<SocketAddr, BackendSpec>,
+}
+
+impl Model {
+    /// The changes that lead from this model to another one.
+    pub fn changes_to(&self, new: Self) -> Vec<Change> {
+        let gone = self.services.keys().filter(|id| !new.services.contains_key(*id));
+        let mut changes: Vec<Change> = gone.map(|id| Change { id: id.clone(), port: None, trigger: None }).collect();
+        let differs = |(id, port): &(ServiceId, ServicePort)| self.services.get(id) != Some(port);
+        let changed = new.services.into_iter().filter(differs);
+        changes.extend(changed.map(|(id, port)| Change { id, port: Some(port), trigger: None }));
+        changes
+    }
+}
+
+/// What should be true of one frontend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrontendSpec {
+    /// Which backends clients inside get: processes and pods of this node.
+    pub inside: Reach,
+    /// Which backends clients outside get.
+    pub outside: Reach,
+    /// `loadBalancerSourceRanges`: the only clients that may use it; none: all may.
+    pub ranges: Option<BTreeSet<IpNet>>,
+}
+
+/// How far a connection may go for its backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Anywhere (traffic policy `Cluster`), as the topology hints allow.
+    #[default]
+    Cluster,
+    /// This node only (traffic policy `Local`).
+    Local,
+    /// Nowhere: every connection is refused.
+    Nowhere,
 }
 
 /// What should be true of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendSpec {
     /// The node it runs on, as its endpoint says.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Whether that is this node.
     pub local: bool,
     /// The node's address that the backend sees under full NAT; none if none fits.
@@ -72,6 +122,10 @@ pub struct BackendSpec {
     pub weight: u16,
     /// The endpoint is terminating.
     pub terminating: bool,
+    /// It still serves: where only such backends are left, they get new connections (KEP-1669).
+    pub serving: bool,
+    /// The topology hints keep it for others: no connection of this node that may go anywhere goes to it.
+    pub far: bool,
 }
 
 /// What moves the weights of a service.

@@ -131,16 +131,28 @@ impl SocketKey {
         Self { addr: socket.ip().into(), port: Port::new(socket.port()), protocol: protocol as u8, zero: 0 }
     }
 
+    /// The key of all ports of an address that have no frontend of their own.
+    #[inline(always)]
+    pub const fn other_ports(addr: Addr) -> Self {
+        Self { addr, port: Port(0), protocol: 0, zero: 0 }
+    }
+
+    /// Whether this is the key of [`Self::other_ports`].
+    #[inline(always)]
+    pub const fn is_other_ports(&self) -> bool {
+        self.protocol == 0
+    }
+
     /// Address and port.
     pub fn socket(&self) -> SocketAddr {
         SocketAddr::new(self.addr.ip(), self.port.number())
     }
 }
 
-/// `ADDR:PORT/PROTO`, IPv6 in brackets.
+/// `ADDR:PORT/PROTO`, IPv6 in brackets; all other ports of an address are port 0 of protocol `*`.
 impl core::fmt::Display for SocketKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let protocol = Protocol::from_number(self.protocol).map_or("?", Protocol::name);
+        let protocol = Protocol::from_number(self.protocol).map_or("*", Protocol::name);
         write!(f, "{}/{protocol}", self.socket())
     }
 }

@@ -18,8 +18,18 @@ pub struct BackendLoad {
     pub remote: u64,
     /// Connections that stopped being active or pending, ever: with `connections` it says whether anything moved during a sweep.
     pub closed: u64,
-    /// Always 0.
-    pub zero: [u64; 2],
+    /// Sockets of this node connected through the socket hooks that are open connections now: TCP established, UDP connected.
+    pub established: u64,
+    /// Client sockets of this node that are open and were connected here through the socket hooks.
+    pub sockets: u64,
+}
+
+impl BackendLoad {
+    /// Connections open now, by whichever way they came.
+    #[inline(always)]
+    pub const fn open(&self) -> u64 {
+        self.active.wrapping_add(self.established)
+    }
 }
 
 /// Packets and IP bytes of a backend. Element of the per-CPU array `traffic`. "in" is towards the backend.
@@ -92,6 +102,10 @@ drop_reasons! {
     StaleTable = 11 => "stale-table",
     /// The packet is larger than the way to its new destination allows; the sender was told so where that was possible.
     TooBig = 12 => "too-big",
+    /// The traffic policy is `Local`, and the backends are on other nodes.
+    NoLocalBackend = 13 => "no-local-backend",
+    /// The client is in none of `loadBalancerSourceRanges`.
+    SourceRange = 14 => "source-range",
 }
 
 plain_data!(BackendLoad, Traffic, Recount);

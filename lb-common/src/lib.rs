@@ -12,13 +12,14 @@ pub mod flow;
 pub mod hash;
 pub mod names;
 pub mod service;
+pub mod socket;
 
 pub use abi::{ABI_VERSION, Settings};
 pub use address::{Addr, Port, Protocol, SocketKey};
 pub use backend::{Backend, BackendState};
 pub use counters::{BackendLoad, DropReason, Traffic};
 pub use flow::{Bucket, Flow, FlowState};
-pub use service::{AffinityKey, AffinityValue, Algorithm, Frontend, Vip};
+pub use service::{AffinityKey, AffinityValue, Algorithm, Announced, Frontend, Range, Selection, Vip};
 
 /// Marks a type as plain data for aya's typed maps.
 macro_rules! plain_data {

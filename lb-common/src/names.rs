@@ -38,13 +38,23 @@ pub mod map {
     pub const SWEEP: &str = "sweep";
     /// Hash: interface index to `u32` `INTERFACE_*` flags.
     pub const INTERFACES: &str = "interfaces";
+    /// LPM trie: [`crate::service::Range`] to `u32` 1.
+    pub const RANGES: &str = "ranges";
+    /// Hash: [`crate::Addr`] to [`crate::service::Announced`].
+    pub const ANNOUNCED: &str = "announced";
+    /// Socket storage: [`crate::socket::Connection`].
+    pub const SOCKETS: &str = "sockets";
+    /// Socket storage: [`crate::socket::Peers`].
+    pub const PEERS: &str = "peers";
+    /// Hash: [`crate::socket::PodKey`] to [`crate::socket::Pod`].
+    pub const PODS: &str = "pods";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
     /// Every map that is pinned.
     pub const PINNED: &[&str] = &[
         FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS,
-        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, CLOCK,
+        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, CLOCK,
     ];
 }
 
@@ -60,10 +70,43 @@ pub mod program {
     pub const SWEEP: &str = "weir_sweep";
     /// Adds to a backend's counts, run by the agent through BPF_PROG_TEST_RUN when a sweep has found drift.
     pub const REPAIR: &str = "weir_repair";
+    /// cgroup: a process connects an IPv4 socket.
+    pub const CONNECT4: &str = "weir_connect4";
+    /// cgroup: a process connects an IPv6 socket, perhaps to a mapped IPv4 address.
+    pub const CONNECT6: &str = "weir_connect6";
+    /// cgroup: a process sends an IPv4 datagram to an address.
+    pub const SENDMSG4: &str = "weir_sendmsg4";
+    /// cgroup: the same for IPv6.
+    pub const SENDMSG6: &str = "weir_sendmsg6";
+    /// cgroup: a process asks whom an IPv4 datagram came from.
+    pub const RECVMSG4: &str = "weir_recvmsg4";
+    /// cgroup: the same for IPv6.
+    pub const RECVMSG6: &str = "weir_recvmsg6";
+    /// cgroup: a process asks whom an IPv4 socket is connected to.
+    pub const PEERNAME4: &str = "weir_peername4";
+    /// cgroup: the same for IPv6.
+    pub const PEERNAME6: &str = "weir_peername6";
+    /// cgroup: a socket's last descriptor is closed.
+    pub const RELEASE: &str = "weir_release";
+    /// cgroup: a TCP connection changes its state.
+    pub const SOCK_OPS: &str = "weir_sock_ops";
+    /// Iterator over the storage `sockets`: brings the traffic of open connections up to date, and writes each [`crate::socket::Connection`].
+    pub const LIST_SOCKETS: &str = "weir_list_sockets";
+    /// The TCP sockets of a network namespace.
+    pub const LIST_TCP: &str = "weir_list_tcp";
+    /// The UDP sockets of a network namespace.
+    pub const LIST_UDP: &str = "weir_list_udp";
 }
+
+/// The pinned iterator over the node's connected sockets, `<pin path>/<this>`: reading it is running it.
+pub const SOCKET_LIST: &str = "iter_sockets";
+/// Where the kernel refuses that one: the iterators of the sockets of the reader's network namespace.
+pub const NAMESPACE_SOCKET_LISTS: [&str; 2] = ["iter_tcp", "iter_udp"];
 
 /// `interfaces` flag: native or generic XDP of ours is attached, so XDP may redirect to it.
 pub const INTERFACE_XDP: u32 = 1;
+/// `interfaces` flag: the host side of pods: who comes in by it is inside, and keeps its address towards every backend.
+pub const INTERFACE_INSIDE: u32 = 2;
 
 /// Who a [`Name`] belongs to.
 #[repr(C)]

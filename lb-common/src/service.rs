@@ -62,7 +62,7 @@ impl Algorithm {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum TableKind {
     /// Walker's alias method, two slots per backend: slot `2i` = threshold << 32 | backend, slot `2i + 1` = alias backend.
-    /// A random `u32` below `threshold` takes `backend`, else the alias; [`Frontend::table_len`] is the number of pairs.
+    /// A random `u32` below `threshold` takes `backend`, else the alias; [`Selection::len`] is the number of pairs.
     Alias,
     /// One period of a smooth weighted round robin: each slot a backend, walked by a cursor per service.
     Sequence,
@@ -72,6 +72,22 @@ pub enum TableKind {
 
 /// Frontend flag: `sessionAffinity: ClientIP`.
 pub const FRONTEND_AFFINITY: u8 = 1;
+/// Frontend flag: only clients of the `ranges` map may use it.
+pub const FRONTEND_RANGES: u8 = 2;
+/// Frontend flag: where clients inside have no backend, some exist on other nodes (`internalTrafficPolicy: Local`): dropped, not refused.
+pub const FRONTEND_DROP_INSIDE: u8 = 4;
+/// Frontend flag: where clients outside have no backend, some exist on other nodes (`externalTrafficPolicy: Local`): dropped, not refused.
+pub const FRONTEND_DROP_OUTSIDE: u8 = 8;
+
+/// Where a selection table is in the `slots` map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Selection {
+    /// Its first slot.
+    pub offset: u32,
+    /// Its length: slots, or pairs of an alias table. 0: no backend.
+    pub len: u32,
+}
 
 /// What the packet path needs to know of a frontend. Value of the `frontends` hash map, keyed by [`SocketKey`]:
 /// one update of that map swaps the whole record, so no packet sees half of a new selection table.
@@ -82,10 +98,10 @@ pub struct Frontend {
     pub id: u32,
     /// The service port's index: its round-robin cursor, its affinity entries, its name.
     pub service: u32,
-    /// First slot of the selection table.
-    pub table_offset: u32,
-    /// Length of the selection table: slots, or pairs of an alias table. 0: no backend.
-    pub table_len: u32,
+    /// The selection table for clients inside: processes and pods of this node.
+    pub inside: Selection,
+    /// The selection table for clients outside; the same one unless a traffic policy is `Local`.
+    pub outside: Selection,
     /// Seconds a client stays with its backend, if [`FRONTEND_AFFINITY`] is set.
     pub affinity_seconds: u32,
     /// An [`Algorithm`].
@@ -133,5 +149,29 @@ pub struct AffinityValue {
     pub last: u32,
 }
 
-plain_data!(Frontend, Vip, AffinityKey, AffinityValue);
-assert_size!(Frontend = 24, Vip = 24, AffinityKey = 20, AffinityValue = 12);
+/// Key of the `ranges` trie, behind its prefix length: who may use a frontend. The length counts the 32 bits of the frontend and those
+/// of the network; an IPv4 network has 96 more than it says.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Range {
+    /// [`Frontend::id`].
+    pub frontend: u32,
+    /// The network.
+    pub network: Addr,
+}
+
+/// Who answers for an address on the local network. Value of the `announced` hash map, keyed by [`Addr`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Announced {
+    /// The interface by which questions come in.
+    pub interface: u32,
+    /// Its link layer address.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub zero: u16,
+}
+
+plain_data!(Frontend, Vip, AffinityKey, AffinityValue, Selection, Range, Announced);
+assert_size!(Selection = 8, Range = 20, Announced = 12);
+assert_size!(Frontend = 32, Vip = 24, AffinityKey = 20, AffinityValue = 12);

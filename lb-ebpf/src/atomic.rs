@@ -43,6 +43,30 @@ pub unsafe fn compare_exchange(cell: *mut u32, old: u32, new: u32) -> bool {
     }
 }
 
+/// The same for a double word.
+///
+/// # Safety
+/// `cell` is valid and aligned; everyone else touches it only atomically.
+#[inline(always)]
+pub unsafe fn compare_exchange64(cell: *mut u64, old: u64, new: u64) -> bool {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::intrinsics::atomic_cxchg::<
+            u64,
+            { core::intrinsics::AtomicOrdering::SeqCst },
+            { core::intrinsics::AtomicOrdering::SeqCst },
+        >(cell, old, new)
+        .1
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+        AtomicU64::from_ptr(cell).compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+}
+
 /// Puts `new` there, as a full barrier, and returns what was there before.
 ///
 /// # Safety

@@ -1,9 +1,12 @@
 //! A new flow: its backend, its forward entry, and a reply entry that is like no other: under full NAT a free source port.
 
-use lb_common::{Addr, Backend, DropReason, Flow, FlowState, Frontend, Port};
+use lb_common::{
+    Addr, Backend, DropReason, Flow, FlowState, Frontend, Port,
+    service::{FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
+};
 
 use crate::{
-    env::{Env, Event, Scratch, Table},
+    env::{Env, Event, Route, Scratch, Table, Tuple},
     flow::{self, count_change, first_state},
     select,
     table::{self, Hit, NO_LINK, Outcome, Place, bucket_of, key_of},
@@ -15,12 +18,16 @@ const SNAT_TRIES: u32 = 128;
 /// Seconds in which the other entry of a fresh reply entry may still be on its way.
 pub const LINK_GRACE: u32 = 2;
 
-/// Makes the flow of `scratch.packet`, of which `scratch.entry` has the key and nothing else; it is in `scratch.hit` then. Of two CPUs that do this at once one wins, and both go on with
-/// its flow. Not inlined, because a BPF stack is small and most packets open no flow.
+/// Makes the flow of `scratch.packet`, of which `scratch.entry` has the key and nothing else; it is in `scratch.hit` then. Of two CPUs
+/// that do this at once one wins, and both go on with its flow. Not inlined, because a BPF stack is small and most packets open no flow.
 #[inline(never)]
 pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
     let now = scratch.now;
-    let index = select::backend(env, scratch, frontend, now).ok_or(DropReason::NoBackend)?;
+    if let Some(reason) = admit(env, scratch, frontend) {
+        return Err(reason);
+    }
+    let table = scratch.table;
+    let index = select::backend(env, scratch, frontend, table).ok_or(DropReason::StaleTable)?;
     let backend = env.backend(index).ok_or(DropReason::StaleTable)?;
     let entry = &mut scratch.entry;
     (entry.link, entry.backend, entry.last) = (NO_LINK, index, now);
@@ -44,6 +51,22 @@ pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Re
         Err(_) => undo(env, &mut scratch.hit, state),
     }
     linked
+}
+
+/// Says in `scratch` where the client is and which backends it may have, or why it is turned away.
+#[inline(never)]
+fn admit<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Option<DropReason> {
+    let inside = env.is_inside();
+    scratch.inside = inside as u32;
+    scratch.table = if inside { frontend.inside } else { frontend.outside };
+    if frontend.flags & FRONTEND_RANGES != 0 && !env.is_admitted(frontend.id, &scratch.packet.src) {
+        return Some(DropReason::SourceRange);
+    }
+    if scratch.table.len != 0 {
+        return None;
+    }
+    let elsewhere = if inside { FRONTEND_DROP_INSIDE } else { FRONTEND_DROP_OUTSIDE };
+    Some(if frontend.flags & elsewhere != 0 { DropReason::NoLocalBackend } else { DropReason::NoBackend })
 }
 
 #[inline(always)]
@@ -74,12 +97,13 @@ fn undo<E: Env>(env: &E, hit: &mut Hit, state: FlowState) {
 
 /// Inserts the reply entry of the flow in `scratch.hit`, and puts its slot and its source port (0 without full NAT) there.
 ///
-/// A local backend sees the client's own address; only if another flow of the same client and port leads to the same endpoint
-/// already (through another frontend), it sees ours.
+/// A local backend sees the client's own address, and a client inside keeps its own towards every backend: the answers come by this
+/// node. We stand in for the client if they would not, and if another flow of the same client and port leads to the same endpoint
+/// already (through another frontend).
 #[inline(always)]
 fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(), DropReason> {
     scratch.reply = Flow { id: backend.endpoint, link: scratch.hit.slot, frontend: scratch.entry.id, ..scratch.entry };
-    let mut as_client = backend.is_local();
+    let mut as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
     let mut offset = env.random();
     let mut result = Err(DropReason::SnatPortsExhausted);
     env.repeat(SNAT_TRIES, || {
@@ -108,6 +132,22 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
         }
     });
     result
+}
+
+/// Whether a client inside and its backend are the same pod, or beside each other behind a bridge: then the backend's answers to it
+/// would not come by this node's programs.
+#[inline(never)]
+fn is_beside<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> bool {
+    if scratch.packet.src == backend.addr {
+        return true;
+    }
+    if !backend.is_local() {
+        return false;
+    }
+    let packet = &scratch.packet;
+    scratch.to = Tuple { src: packet.src, dst: backend.addr, src_port: packet.src_port, dst_port: backend.port };
+    // Whatever its size: it is the interface that counts.
+    matches!(env.route(scratch, 0), Route::Interface(index) if index == env.interface())
 }
 
 /// The source port of full NAT at an offset, wrapped into their range.

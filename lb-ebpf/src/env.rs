@@ -1,8 +1,8 @@
 //! Everything the pipeline needs of its surroundings: maps, clock, chance and the routing table.
 
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic, Vip,
-    counters::Recount,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Selection, SocketKey,
+    Traffic, Vip, counters::Recount,
 };
 
 use crate::{
@@ -56,9 +56,9 @@ pub enum Table {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tuple {
     /// Source address.
-    pub src: lb_common::Addr,
+    pub src: Addr,
     /// Destination address.
-    pub dst: lb_common::Addr,
+    pub dst: Addr,
     /// Source port.
     pub src_port: lb_common::Port,
     /// Destination port.
@@ -82,6 +82,10 @@ pub struct Scratch {
     pub key: SocketKey,
     /// A map key.
     pub affinity: AffinityKey,
+    /// Where a new flow's backend is selected from.
+    pub table: Selection,
+    /// Not 0 if a new flow's client is inside: a process or pod of this node.
+    pub inside: u32,
     /// The packet's flow: its forward entry.
     pub hit: Hit,
     /// Another entry.
@@ -158,7 +162,7 @@ pub enum Hook {
     Xdp,
     /// tc ingress: finishes everything.
     Ingress,
-    /// tc egress of an uplink: only replies of this node's own stack; they leave as they were going to.
+    /// tc egress: only replies that come through this node's own stack; they leave as they were going to.
     Egress,
 }
 
@@ -182,6 +186,12 @@ pub struct Limits {
 pub trait Env {
     /// Where this is.
     fn hook(&self) -> Hook;
+    /// The interface the packet came by (at egress: leaves by).
+    fn interface(&self) -> u32;
+    /// Whether the packet came by an interface behind which are pods of this node.
+    fn is_inside(&self) -> bool;
+    /// Whether packets between a backend and a client whose address it sees go through this node's stack, past its packet filter.
+    fn delivers_by_stack(&self) -> bool;
     /// Seconds of a monotonic clock.
     fn now(&self) -> u32;
     /// A uniformly random number.
@@ -192,6 +202,10 @@ pub trait Env {
     fn scratch(&self) -> Option<&'static mut Scratch>;
     /// The frontend of this key.
     fn frontend(&self, key: &SocketKey) -> Option<&Frontend>;
+    /// Whether the source ranges of a frontend, by its id, have this address.
+    fn is_admitted(&self, frontend: u32, client: &Addr) -> bool;
+    /// The link layer address to answer with for an address that this node announces by the interface the packet came by.
+    fn announced(&self, address: &Addr) -> Option<[u8; 6]>;
     /// A frontend's address.
     fn vip(&self, id: u32) -> Option<&Vip>;
     /// The id of the endpoint with this key.

@@ -6,9 +6,10 @@ use lb_common::{DropReason, Flow, SocketKey};
 use crate::{
     checksum,
     env::{Env, Hook, Route, Scratch, Table, Tuple},
+    flow::Direction,
     packet::{Packet, TransportChange},
     parse::{self, Outcome, protocol},
-    pipeline::{Verdict, reply_flow},
+    pipeline::{Verdict, reply_flow, way},
     rewrite,
     table::{self, Place, key_of},
 };
@@ -35,10 +36,10 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scrat
         Outcome::Truncated => return Verdict::TRUNCATED,
         _ => return Verdict::PASS,
     }
-    let Some((outer, quoted)) = translation(env, scratch) else { return Verdict::PASS };
+    let Some((direction, outer, quoted)) = translation(env, scratch) else { return Verdict::PASS };
     scratch.to = outer;
     let bytes = scratch.packet.ip_bytes;
-    let route = if env.hook() == Hook::Egress { Route::Stack } else { env.route(scratch, bytes) };
+    let route = way(env, scratch, direction, bytes);
     let (hop, verdict) = match route {
         Route::Interface(index) if scratch.packet.ttl > 1 => (true, Verdict::interface(index)),
         Route::Stack => (false, Verdict::STACK),
@@ -54,9 +55,9 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scrat
     verdict
 }
 
-/// What the outer and the quoted tuple become, if the quoted packet is of one of our flows.
+/// Which way the error goes, and what the outer and the quoted tuple become, if the quoted packet is of one of our flows.
 #[inline(always)]
-fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Tuple, Tuple)> {
+fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Direction, Tuple, Tuple)> {
     let q = &scratch.quoted;
     if env.hook() != Hook::Egress {
         // About a reply that we sent to the client in the frontend's name: for the backend.
@@ -74,6 +75,7 @@ fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Tuple, Tuple)>
             let (peer, peer_port) = if masked { (backend.source, hit.snat_port) } else { (q.dst, q.dst_port) };
             let outer_src = if masked { backend.source } else { scratch.packet.src };
             return Some((
+                Direction::In,
                 Tuple { src: outer_src, dst: backend.addr, ..Tuple::default() },
                 Tuple { src: backend.addr, dst: peer, src_port: backend.port, dst_port: peer_port },
             ));
@@ -89,6 +91,7 @@ fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Tuple, Tuple)>
     let vip = env.vip(client.id)?.key;
     let outer_src = if scratch.packet.src == q.dst { vip.addr } else { scratch.packet.src };
     Some((
+        Direction::Out,
         Tuple { src: outer_src, dst: client.addr, ..Tuple::default() },
         Tuple { src: client.addr, dst: vip.addr, src_port: client.port, dst_port: vip.port },
     ))

@@ -15,13 +15,18 @@ pub mod checksum;
 pub mod create;
 pub mod env;
 pub mod flow;
+pub mod header;
 pub mod icmp;
 #[cfg(test)]
 mod memory;
+pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod reset;
 pub mod rewrite;
 pub mod select;
+pub mod socket;
+pub mod socket_peers;
 pub mod sweep;
 pub mod table;

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use std::vec::Vec;
 
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
     counters::Recount, flow::WAYS,
 };
 
@@ -14,6 +14,8 @@ use crate::env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table};
 pub(crate) struct Memory {
     /// What the tables are made with.
     pub(crate) limits: Limits,
+    /// The backends.
+    pub(crate) backends: Vec<Backend>,
     forward: Vec<UnsafeCell<Bucket>>,
     reply: Vec<UnsafeCell<Bucket>>,
     loads: Vec<UnsafeCell<BackendLoad>>,
@@ -57,6 +59,7 @@ impl Memory {
                 snat_last: 65535,
                 tcp_idle: 8000,
             },
+            backends: Vec::new(),
             forward: table(),
             reply: table(),
             loads: (0..8).map(|_| UnsafeCell::new(BackendLoad::default())).collect(),
@@ -80,6 +83,15 @@ impl Env for Memory {
     fn hook(&self) -> Hook {
         Hook::Ingress
     }
+    fn interface(&self) -> u32 {
+        0
+    }
+    fn is_inside(&self) -> bool {
+        false
+    }
+    fn delivers_by_stack(&self) -> bool {
+        false
+    }
     fn now(&self) -> u32 {
         0
     }
@@ -95,14 +107,20 @@ impl Env for Memory {
     fn frontend(&self, _: &SocketKey) -> Option<&Frontend> {
         None
     }
+    fn is_admitted(&self, _: u32, _: &Addr) -> bool {
+        true
+    }
+    fn announced(&self, _: &Addr) -> Option<[u8; 6]> {
+        None
+    }
     fn vip(&self, _: u32) -> Option<&Vip> {
         None
     }
     fn endpoint(&self, _: &SocketKey) -> Option<u32> {
         None
     }
-    fn backend(&self, _: u32) -> Option<&Backend> {
-        None
+    fn backend(&self, index: u32) -> Option<&Backend> {
+        self.backends.get(index as usize)
     }
     fn load(&self, index: u32) -> Option<Shared<BackendLoad>> {
         self.loads.get(index as usize).map(shared)

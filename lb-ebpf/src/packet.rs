@@ -41,8 +41,9 @@ pub trait Packet {
     fn bare(&self) -> Option<u16> {
         None
     }
-    /// Cuts the frame to its first `keep` bytes and opens `room` bytes behind its Ethernet header, of any content. Not every hook can.
-    fn reshape(&mut self, _keep: u32, _room: u32) -> Option<()> {
+    /// Cuts or lengthens the frame to `length` bytes, and then opens `room` bytes of any content behind its Ethernet header, or takes
+    /// them away where it is negative. Not every hook can.
+    fn reshape(&mut self, _length: u32, _room: i32) -> Option<()> {
         None
     }
 }

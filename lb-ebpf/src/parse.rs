@@ -81,6 +81,8 @@ pub enum Outcome {
     Ports,
     /// An ICMP error message; `l4` is where it starts.
     IcmpError,
+    /// An ARP packet, of which only `l3` is known, or a neighbour solicitation of IPv6.
+    Neighbor,
     /// Something that Weir does not balance.
     Other,
     /// A header ends outside of what can be read.
@@ -90,6 +92,9 @@ pub enum Outcome {
 const ETHERNET: u32 = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_ARP: u16 = 0x0806;
+/// The ICMPv6 type of a neighbour solicitation (RFC 4861 section 4.3).
+const NEIGHBOR_SOLICITATION: u16 = 135;
 
 /// Reads a frame that starts with an Ethernet header.
 ///
@@ -100,6 +105,10 @@ pub fn frame<P: Packet>(packet: &P, out: &mut Parsed) -> Outcome {
     match ethertype {
         ETHERTYPE_IPV4 => network(packet, l3, true, false, out),
         ETHERTYPE_IPV6 => network(packet, l3, false, false, out),
+        ETHERTYPE_ARP => {
+            (out.l3, out.flags) = (l3 as u16, V4);
+            Outcome::Neighbor
+        }
         _ => Outcome::Other,
     }
 }
@@ -136,10 +145,19 @@ fn network<P: Packet>(packet: &P, l3: u32, v4: bool, quoted: bool, out: &mut Par
     out.flags = 0;
     out.tcp_flags = 0;
     let result = if v4 { ipv4(packet, l3, quoted, out) } else { ipv6(packet, l3, quoted, out) };
-    if result != Outcome::Ports {
-        return result;
+    match result {
+        Outcome::Ports => transport(packet, quoted, out),
+        Outcome::IcmpError if !v4 && !quoted => control(packet, out),
+        other => other,
     }
-    transport(packet, quoted, out)
+}
+
+/// Tells a neighbour solicitation from the other messages of ICMPv6.
+#[inline(always)]
+fn control<P: Packet>(packet: &P, out: &Parsed) -> Outcome {
+    // Out of reach is type 0: what is merged with a value that was not read, the verifier refuses.
+    let kind = packet.load::<u16>(out.l4 as u32).map_or(0, u16::from_be) >> 8;
+    if kind == NEIGHBOR_SOLICITATION { Outcome::Neighbor } else { Outcome::IcmpError }
 }
 
 #[inline(always)]

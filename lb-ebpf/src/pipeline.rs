@@ -10,7 +10,7 @@ use crate::{
     create::create,
     env::{Env, Event, Hook, Route, Scratch, Table, Tuple},
     flow::{self, Direction},
-    icmp,
+    icmp, neighbor,
     packet::Packet,
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
     rewrite,
@@ -41,6 +41,10 @@ pub enum Action {
     TimeExceeded = 5,
     /// A header was out of reach: to be called again with more bytes in reach, else it passes.
     Truncated = 6,
+    /// Untouched: its sender has to be told that nobody serves it.
+    Refuse = 7,
+    /// Has become the answer, link layer addresses and all: back by the interface it came by.
+    Reply = 8,
 }
 
 impl Verdict {
@@ -52,6 +56,8 @@ impl Verdict {
     pub const TIME_EXCEEDED: Self = Self::new(Action::TimeExceeded, 0);
     /// Ends too early to be read.
     pub const TRUNCATED: Self = Self::new(Action::Truncated, 0);
+    /// Goes back as the answer.
+    pub const REPLY: Self = Self::new(Action::Reply, 0);
 
     #[inline(always)]
     const fn new(action: Action, value: u32) -> Self {
@@ -62,6 +68,12 @@ impl Verdict {
     #[inline(always)]
     pub const fn drop(reason: DropReason) -> Self {
         Self::new(Action::Drop, reason as u32)
+    }
+
+    /// Ends here, and its sender is told.
+    #[inline(always)]
+    pub const fn refuse(reason: DropReason) -> Self {
+        Self::new(Action::Refuse, reason as u32)
     }
 
     /// Leaves by an interface.
@@ -86,6 +98,8 @@ impl Verdict {
             4 => Action::TooBig,
             5 => Action::TimeExceeded,
             6 => Action::Truncated,
+            7 => Action::Refuse,
+            8 => Action::Reply,
             _ => Action::Pass,
         }
     }
@@ -104,6 +118,9 @@ impl core::fmt::Debug for Verdict {
     }
 }
 
+const DROP: u32 = Action::Drop as u32;
+const REFUSE: u32 = Action::Refuse as u32;
+
 /// The pipeline.
 #[inline(always)]
 pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
@@ -112,10 +129,11 @@ pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
         Outcome::Ports => balance(packet, env, scratch),
         // An error may have to be rewritten in ways that XDP leaves to tc.
         Outcome::IcmpError if env.hook() != Hook::Xdp => icmp::translate(packet, env, scratch),
-        Outcome::IcmpError | Outcome::Other => Verdict::PASS,
+        Outcome::Neighbor if env.hook() == Hook::Ingress => neighbor::answer(packet, env, scratch),
+        Outcome::IcmpError | Outcome::Neighbor | Outcome::Other => Verdict::PASS,
         Outcome::Truncated => Verdict::TRUNCATED,
     };
-    if verdict.action() as u32 == Action::Drop as u32 {
+    if matches!(verdict.action() as u32, DROP | REFUSE) {
         env.trace(Event::Drop(verdict.value()), scratch);
     }
     verdict
@@ -123,18 +141,35 @@ pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
 
 #[inline(always)]
 fn balance<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch) -> Verdict {
-    let parsed = &scratch.packet;
     if env.hook() != Hook::Egress {
+        let parsed = &scratch.packet;
         scratch.key = SocketKey { addr: parsed.dst, port: parsed.dst_port, protocol: parsed.protocol, zero: 0 };
-        if let Some(frontend) = env.frontend(&scratch.key) {
+        if let Some(frontend) = env.frontend(&scratch.key).or_else(|| refusing(env, scratch)) {
             return forward(packet, env, scratch, frontend);
         }
     }
+    let parsed = &scratch.packet;
     scratch.key = SocketKey { addr: parsed.src, port: parsed.src_port, protocol: parsed.protocol, zero: 0 };
     match env.endpoint(&scratch.key) {
         Some(endpoint) => reply(packet, env, scratch, endpoint),
         None => Verdict::PASS,
     }
+}
+
+/// What stands for the ports of a cluster's address that have no frontend. Only clients inside ask for such addresses.
+#[inline(always)]
+fn refusing<'a, E: Env>(env: &'a E, scratch: &mut Scratch) -> Option<&'a Frontend> {
+    if env.hook() != Hook::Ingress || !opens(&scratch.packet) || !env.is_inside() {
+        return None;
+    }
+    scratch.key = SocketKey::other_ports(scratch.packet.dst);
+    env.frontend(&scratch.key)
+}
+
+/// Whether a packet may open a flow.
+#[inline(always)]
+fn opens(parsed: &Parsed) -> bool {
+    parsed.protocol == protocol::UDP || parsed.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
 }
 
 /// Why a packet of ours cannot be balanced, whatever its flow.
@@ -153,8 +188,10 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
         return Verdict::drop(reason);
     }
     scratch.now = env.now();
-    if let Err(reason) = client_flow(env, scratch, frontend) {
-        return Verdict::drop(reason);
+    match client_flow(env, scratch, frontend) {
+        Ok(()) => {}
+        Err(DropReason::NoBackend) => return Verdict::refuse(DropReason::NoBackend),
+        Err(reason) => return Verdict::drop(reason),
     }
     let hit = &scratch.hit;
     let Some(backend) = env.backend(hit.backend) else { return Verdict::drop(DropReason::StaleTable) };
@@ -177,7 +214,7 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
     let key = key_of(&scratch.entry);
     let place = Place::of(&env.limits(), key);
     let bucket = env.bucket(Table::Forward, place.bucket()).ok_or(DropReason::StaleTable)?;
-    let opens = parsed.protocol == protocol::UDP || parsed.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+    let opens = opens(parsed);
     if table::find(bucket, place, key, &mut scratch.hit) {
         if !(opens && is_over(env, &scratch.hit, scratch.now)) {
             return if scratch.hit.link == NO_LINK { Err(DropReason::TableBusy) } else { Ok(()) };
@@ -235,6 +272,20 @@ fn reply<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, endp
     send(packet, env, scratch, Direction::Out)
 }
 
+/// The way of a packet of the flow in `scratch.hit` that is of `bytes` IP bytes.
+#[inline(always)]
+pub fn way<E: Env>(env: &E, scratch: &mut Scratch, direction: Direction, bytes: u32) -> Route {
+    if env.hook() == Hook::Egress {
+        return Route::Stack;
+    }
+    let masked = scratch.hit.snat_port.0 != 0;
+    if masked || !env.delivers_by_stack() {
+        return env.route(scratch, bytes);
+    }
+    // The stack's packet filter sees both directions as they are between client and backend: a reply is reversed behind it, at egress.
+    if direction == Direction::In && env.hook() == Hook::Ingress { Route::Stack } else { Route::Defer }
+}
+
 /// Sends a packet of a known flow on its way. Not inlined: one copy serves both directions, and its stack is not that of `create`.
 #[inline(never)]
 fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direction: Direction) -> Verdict {
@@ -242,7 +293,7 @@ fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direc
     let parsed = &scratch.packet;
     let headers = (parsed.l4 as u32).wrapping_sub(parsed.l3 as u32) + parsed.l4_header;
     let largest = if segments > 1 { headers + payload } else { parsed.ip_bytes };
-    let route = if env.hook() == Hook::Egress { Route::Stack } else { env.route(scratch, largest) };
+    let route = way(env, scratch, direction, largest);
     let parsed = &scratch.packet;
     let (hop, verdict) = match route {
         Route::Interface(_) if parsed.ttl <= 1 => return Verdict::TIME_EXCEEDED,

@@ -2,7 +2,9 @@
 
 use core::ptr::{addr_of, read_volatile};
 
-use lb_common::{AffinityValue, Algorithm, BackendState, Frontend, hash, service::FRONTEND_AFFINITY};
+use lb_common::{
+    AffinityKey, AffinityValue, Algorithm, BackendState, Frontend, Selection, hash, service::FRONTEND_AFFINITY,
+};
 
 use crate::{
     atomic,
@@ -10,49 +12,83 @@ use crate::{
     parse::Parsed,
 };
 
-/// The backend of a new connection; `None` if the frontend has none.
+/// The backend of a new connection from one of a frontend's tables; `None` if it is empty.
+#[inline(always)]
+pub fn backend<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend, table: Selection) -> Option<u32> {
+    scratch.affinity = AffinityKey { client: scratch.packet.src, service: frontend.service };
+    choose(env, &scratch.packet, &scratch.affinity, frontend, table)
+}
+
+/// The same for who is not a packet: `packet` is what hashes are made of, `client` who keeps its backend under session affinity.
+#[inline(always)]
+pub fn choose<E: Env>(
+    env: &E,
+    packet: &Parsed,
+    client: &AffinityKey,
+    frontend: &Frontend,
+    table: Selection,
+) -> Option<u32> {
+    match ask(env, packet, client, frontend, &table) {
+        NONE => None,
+        index => Some(index),
+    }
+}
+
+/// No backend.
+const NONE: u32 = u32::MAX;
+
+/// Not inlined, so that the verifier follows it once; its result is one word for the same reason.
 #[inline(never)]
-pub fn backend<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend, now: u32) -> Option<u32> {
-    if frontend.table_len == 0 {
-        return None;
+fn ask<E: Env>(env: &E, packet: &Parsed, client: &AffinityKey, frontend: &Frontend, table: &Selection) -> u32 {
+    if table.len == 0 {
+        return NONE;
     }
-    if frontend.flags & FRONTEND_AFFINITY == 0 {
-        return pick(env, &scratch.packet, frontend);
-    }
-    scratch.affinity.client = scratch.packet.src;
-    scratch.affinity.service = frontend.service;
-    let kept = env.affinity(&scratch.affinity).and_then(|value| still_valid(env, frontend, &value, now));
+    let found = if frontend.flags & FRONTEND_AFFINITY == 0 {
+        pick(env, packet, frontend, *table)
+    } else {
+        stay(env, packet, client, frontend, *table)
+    };
+    found.unwrap_or(NONE)
+}
+
+/// Whom a client stays with, or begins to.
+#[inline(always)]
+fn stay<E: Env>(env: &E, packet: &Parsed, client: &AffinityKey, frontend: &Frontend, table: Selection) -> Option<u32> {
+    let now = env.now();
+    let kept = env.affinity(client).and_then(|value| still_valid(env, frontend, table, &value, now));
     let index = match kept {
         Some(index) => index,
-        None => pick(env, &scratch.packet, frontend)?,
+        None => pick(env, packet, frontend, table)?,
     };
     let incarnation = env.backend(index)?.incarnation;
-    env.set_affinity(&scratch.affinity, &AffinityValue { backend: index, incarnation, last: now });
+    env.set_affinity(client, &AffinityValue { backend: index, incarnation, last: now });
     Some(index)
 }
 
 /// A remembered backend, if its time is not over and it still takes connections.
 #[inline(always)]
-fn still_valid<E: Env>(env: &E, frontend: &Frontend, value: &AffinityValue, now: u32) -> Option<u32> {
+fn still_valid<E: Env>(env: &E, frontend: &Frontend, table: Selection, value: &AffinityValue, now: u32) -> Option<u32> {
     let backend = env.backend(value.backend)?;
     let valid = backend.incarnation == value.incarnation
         && backend.service == frontend.service
+        // Another table than that of clients inside has backends of this node only.
+        && (backend.is_local() || table == frontend.inside)
         && backend.state == BackendState::Ready as u8
         && now.wrapping_sub(value.last) < frontend.affinity_seconds;
     valid.then_some(value.backend)
 }
 
 #[inline(always)]
-fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend) -> Option<u32> {
+fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend, table: Selection) -> Option<u32> {
     const RANDOM: u8 = Algorithm::Random as u8;
     const ROUND_ROBIN: u8 = Algorithm::RoundRobin as u8;
     const WEIGHTED_ROUND_ROBIN: u8 = Algorithm::WeightedRoundRobin as u8;
     const LEAST_CONNECTIONS: u8 = Algorithm::LeastConnections as u8;
     const IP_HASH: u8 = Algorithm::IpHash as u8;
-    let len = frontend.table_len;
+    let len = table.len;
     let at = match frontend.algorithm {
-        RANDOM => return by_chance(env, frontend),
-        LEAST_CONNECTIONS => return less_loaded(env, frontend),
+        RANDOM => return by_chance(env, table),
+        LEAST_CONNECTIONS => return less_loaded(env, table),
         ROUND_ROBIN | WEIGHTED_ROUND_ROBIN => {
             let cursor = env.cursor(frontend.service)?;
             // SAFETY: `cursor` points into a map and is changed only atomically.
@@ -61,14 +97,14 @@ fn pick<E: Env>(env: &E, packet: &Parsed, frontend: &Frontend) -> Option<u32> {
         IP_HASH => hash::by_client(&packet.src, len),
         _ => hash::by_tuple(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol, len),
     };
-    env.slot(frontend.table_offset.wrapping_add(at)).map(|slot| slot as u32)
+    env.slot(table.offset.wrapping_add(at)).map(|slot| slot as u32)
 }
 
 /// Weighted random by the alias method: one column, then its owner or its alias.
 #[inline(always)]
-fn by_chance<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
-    let column = hash::scale((env.random() as u64) << 32, frontend.table_len);
-    let at = frontend.table_offset.wrapping_add(column.wrapping_mul(2));
+fn by_chance<E: Env>(env: &E, table: Selection) -> Option<u32> {
+    let column = hash::scale((env.random() as u64) << 32, table.len);
+    let at = table.offset.wrapping_add(column.wrapping_mul(2));
     let owner = env.slot(at)?;
     if (env.random() as u64) < owner >> 32 {
         return Some(owner as u32);
@@ -78,12 +114,12 @@ fn by_chance<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
 
 /// Two weighted random choices; the one with the smaller (load + 1) / weight (Mitzenmacher 2001).
 #[inline(always)]
-fn less_loaded<E: Env>(env: &E, frontend: &Frontend) -> Option<u32> {
-    let a = by_chance(env, frontend)?;
-    let mut b = by_chance(env, frontend)?;
+fn less_loaded<E: Env>(env: &E, table: Selection) -> Option<u32> {
+    let a = by_chance(env, table)?;
+    let mut b = by_chance(env, table)?;
     if a == b {
         // Two different ones tell more: of four equal backends one is drawn twice in 1 of 16 cases, this way in 1 of 64.
-        b = by_chance(env, frontend)?;
+        b = by_chance(env, table)?;
     }
     let (load_a, weight_a) = load(env, a)?;
     let (load_b, weight_b) = load(env, b)?;
@@ -97,6 +133,7 @@ fn load<E: Env>(env: &E, index: u32) -> Option<(u64, u64)> {
     let sum = unsafe {
         read_volatile(addr_of!((*load.ptr()).active))
             .wrapping_add(read_volatile(addr_of!((*load.ptr()).pending)))
+            .wrapping_add(read_volatile(addr_of!((*load.ptr()).sockets)))
             .wrapping_add(read_volatile(addr_of!((*load.ptr()).remote)))
     };
     // A count that is being corrected may be below 0 for a moment.

@@ -57,6 +57,7 @@ impl Stage {
             sizes: Sizes::default(),
             snat_ports: (61000, 65535),
             tcp_idle: lb_common::abi::timeout::TCP_IDLE,
+            delivery_stack: false,
             bpf_log: false,
             flow_seed: 0x1234_5678_9abc_def0,
             test_clock: false,
@@ -85,7 +86,7 @@ impl Stage {
             Hook::Xdp => program::XDP,
             Hook::Tc => program::INGRESS,
         };
-        driver::program(self.bpf.programs_mut(), name)
+        driver::program(self.bpf.programs_mut()?, name)
     }
 
     /// Packets sent on so far, towards backends and back.
@@ -174,14 +175,9 @@ fn frontend(id: u32, socket: SocketAddrV4, protocol: Protocol, algorithm: Algori
     let table = tables::build(algorithm.table(), &entries, maglev::size_for(entries.len()));
     let key = SocketKey::new(socket.into(), protocol);
     let offset = id * maglev::MAX_SIZE;
-    let frontend = Frontend {
-        id,
-        service: id,
-        table_offset: offset,
-        table_len: table.len,
-        algorithm: algorithm as u8,
-        ..Frontend::default()
-    };
+    let place = lb_common::Selection { offset, len: table.len };
+    let frontend =
+        Frontend { id, service: id, inside: place, outside: place, algorithm: algorithm as u8, ..Frontend::default() };
     let mut writes: Vec<_> = (first..first + BACKENDS).flat_map(backend).collect();
     writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE }));
     writes.push(Write::PutSlots(offset, table.slots));

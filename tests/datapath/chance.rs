@@ -33,7 +33,7 @@ fn memory(algorithm: Algorithm, weights: &[u16]) -> (Memory, World) {
 fn choose(memory: &Memory) -> Option<u32> {
     let env = memory.at(Hook::Ingress, Interface::Up0);
     let frontend = memory.tables.frontends.values().next().expect("one frontend");
-    select::backend(&env, env.scratch().expect("memory has one"), frontend, 0)
+    select::backend(&env, env.scratch().expect("memory has one"), frontend, frontend.outside)
 }
 
 #[test]
@@ -60,6 +60,7 @@ fn random_follows_the_weights() {
 #[test]
 fn least_connections_takes_the_less_loaded_of_two() {
     let load = |active, pending, remote| BackendLoad { active, pending, remote, ..BackendLoad::default() };
+    let sockets = |sockets, established| BackendLoad { sockets, established, ..BackendLoad::default() };
     let negative = load(-1_i64 as u64, 0, 0);
     // Weights, loads, the two choices, the winner.
     let table = [
@@ -69,6 +70,9 @@ fn least_connections_takes_the_less_loaded_of_two() {
         ([100, 100], [load(4, 0, 0), load(4, 0, 0)], [SECOND, FIRST], 1),
         ([100, 100], [load(0, 3, 0), load(2, 0, 0)], [FIRST, SECOND], 1),
         ([100, 100], [load(0, 0, 9), load(8, 0, 0)], [FIRST, SECOND], 1),
+        // An established connection of a socket is among the sockets.
+        ([100, 100], [sockets(3, 3), load(2, 0, 0)], [FIRST, SECOND], 1),
+        ([100, 100], [sockets(3, 3), load(4, 0, 0)], [FIRST, SECOND], 0),
         ([200, 100], [load(5, 0, 0), load(2, 0, 0)], [FIRST, SECOND], 0),
         ([200, 100], [load(6, 0, 0), load(2, 0, 0)], [FIRST, SECOND], 1),
         ([65535, 1], [load(60000, 0, 0), load(0, 0, 0)], [FIRST, SECOND], 0),

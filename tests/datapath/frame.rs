@@ -77,10 +77,11 @@ impl Packet for Frame {
         self.bare
     }
 
-    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+    fn reshape(&mut self, length: u32, room: i32) -> Option<()> {
         const ETHERNET: usize = 14;
-        self.bytes.truncate(keep as usize);
-        self.bytes.splice(ETHERNET..ETHERNET, vec![0xee; room as usize]);
+        self.bytes.resize(length as usize, 0xee);
+        let gone = room.min(0).unsigned_abs() as usize;
+        self.bytes.splice(ETHERNET..ETHERNET + gone, vec![0xee; room.max(0) as usize]);
         self.reach = self.bytes.len();
         Some(())
     }
@@ -102,6 +103,11 @@ impl Memory {
         let dropped = self.drop_packet(reason);
         if answer::answer(frame, &self.parsed(), what, limit) { Fate::Out(Some(via)) } else { dropped }
     }
+}
+
+fn reason(verdict: Verdict) -> anyhow::Result<DropReason> {
+    let known = DropReason::ALL.iter().find(|reason| **reason as u32 == verdict.value());
+    known.copied().ok_or_else(|| anyhow::anyhow!("no reason has number {}", verdict.value()))
 }
 
 impl Subject for Memory {
@@ -129,10 +135,15 @@ impl Subject for Memory {
                 Fate::Out(Interface::ALL.into_iter().find(|i| u32::from(i.number()) == verdict.value()))
             }
             Action::Drop => {
-                let reason = DropReason::ALL.iter().find(|r| **r as u32 == verdict.value());
-                self.drop_packet(*reason.ok_or_else(|| anyhow::anyhow!("no reason has number {}", verdict.value()))?)
+                let reason = reason(verdict)?;
+                self.drop_packet(reason)
             }
-            Action::TooBig | Action::TimeExceeded if xdp => Fate::Next,
+            Action::TooBig | Action::TimeExceeded | Action::Refuse if xdp => Fate::Next,
+            Action::Reply => Fate::Out(Some(via)),
+            Action::Refuse => {
+                let reason = reason(verdict)?;
+                self.tell(&mut frame, via, Complaint::Refused, 0, reason)
+            }
             Action::TooBig => self.tell(&mut frame, via, Complaint::TooBig, verdict.value(), DropReason::TooBig),
             Action::TimeExceeded => self.tell(&mut frame, via, Complaint::TimeExceeded, 0, DropReason::TtlExceeded),
         };

@@ -8,8 +8,8 @@ use std::{
 
 use lb_agent::dataplane::{Counters, SweepReport, Tables, Write};
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic, Vip,
-    abi::SweepResult, counters::Recount, flow::WAYS,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic,
+    Vip, abi::SweepResult, counters::Recount, flow::WAYS,
 };
 use lb_ebpf::{
     env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table},
@@ -30,6 +30,8 @@ pub(crate) struct Memory {
     pub(crate) tables: Tables,
     pub(crate) limits: Limits,
     pub(crate) clock: u32,
+    /// Whether packets of clients that keep their address go through the stack.
+    pub(crate) stack: bool,
     /// Random numbers to come; then zeros.
     pub(crate) random: RefCell<VecDeque<u32>>,
     /// What was traced.
@@ -83,6 +85,7 @@ impl Memory {
                 tcp_idle: lb_common::abi::timeout::TCP_IDLE,
             },
             clock: 0,
+            stack: false,
             random: RefCell::default(),
             events: RefCell::default(),
             drops: BTreeMap::new(),
@@ -209,6 +212,18 @@ impl Env for At<'_> {
         self.hook
     }
 
+    fn interface(&self) -> u32 {
+        self.via.number().into()
+    }
+
+    fn is_inside(&self) -> bool {
+        self.via.is_inside()
+    }
+
+    fn delivers_by_stack(&self) -> bool {
+        self.memory.stack
+    }
+
     fn now(&self) -> u32 {
         self.memory.clock
     }
@@ -228,6 +243,16 @@ impl Env for At<'_> {
 
     fn frontend(&self, key: &SocketKey) -> Option<&Frontend> {
         self.memory.tables.frontends.get(key)
+    }
+
+    fn is_admitted(&self, frontend: u32, client: &Addr) -> bool {
+        let ranges = self.memory.tables.ranges.get(&frontend);
+        ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(&client.ip())))
+    }
+
+    fn announced(&self, address: &Addr) -> Option<[u8; 6]> {
+        let announced = self.memory.tables.announced.get(address)?;
+        (announced.interface == u32::from(self.via.number())).then_some(announced.mac)
     }
 
     fn vip(&self, id: u32) -> Option<&Vip> {

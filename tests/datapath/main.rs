@@ -17,3 +17,12 @@ fn every_case_ends_as_stated() {
     println!("{} cases, {packets} packets in memory", cases.len());
     assert!(cases.len() >= 150, "only {} cases", cases.len());
 }
+
+#[test]
+fn every_case_of_delivery_by_the_stack_ends_as_stated() {
+    let cases = cases::by_stack();
+    let mut memory = Memory::new();
+    memory.stack = true;
+    run_all(&mut memory, &cases).unwrap_or_else(|complaints| panic!("{complaints}"));
+    assert!(cases.len() >= 40, "only {} cases", cases.len());
+}

@@ -18,7 +18,7 @@ use lb_agent::dataplane::{
 };
 use lb_common::{
     DropReason,
-    names::{INTERFACE_XDP, map, program},
+    names::{INTERFACE_INSIDE, INTERFACE_XDP, map, program},
 };
 use lb_ebpf::env::Hook;
 use weir_tests::{foreign::ForeignXdp, namespace::Namespace, pins::PinFolder};
@@ -40,11 +40,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Builds the namespace and loads the programs.
-    pub(crate) fn new() -> Result<Self> {
+    /// Builds the namespace and loads the programs, that deliver by the stack or not.
+    pub(crate) fn new(stack: bool) -> Result<Self> {
         let namespace = build_namespace()?;
         let pins = PinFolder::new("kernel")?;
-        let bpf = Bpf::start(&options(pins.path()))?;
+        let bpf = Bpf::start(&Options { delivery_stack: stack, ..options(pins.path()) })?;
         let mut indexes = BTreeMap::new();
         for interface in Interface::ALL {
             indexes.insert(interface, index_of(&namespace, interface)?);
@@ -52,8 +52,10 @@ impl Node {
         let folder = map_folder(pins.path());
         let mut known: HashMap<_, u32, u32> =
             Map::HashMap(MapData::from_pin(folder.join(map::INTERFACES))?).try_into()?;
-        for (_, index) in indexes.iter().filter(|(interface, _)| interface.has_xdp()) {
-            known.insert(index, INTERFACE_XDP, 0)?;
+        for (interface, index) in &indexes {
+            let xdp = if interface.has_xdp() { INTERFACE_XDP } else { 0 };
+            let inside = if interface.is_inside() { INTERFACE_INSIDE } else { 0 };
+            known.insert(index, xdp | inside, 0)?;
         }
         let clock = Map::Array(MapData::from_pin(folder.join(map::CLOCK))?).try_into()?;
         // A veth registers the receive queue that a test run names only while it has an XDP program, whosever.
@@ -70,6 +72,7 @@ fn options(pin_path: &Path) -> Options {
         sizes: Sizes { frontends: 4096, backends: 4096, slots: 4096 },
         snat_ports: (SNAT_PORT, SNAT_PORT),
         tcp_idle: lb_common::abi::timeout::TCP_IDLE,
+        delivery_stack: false,
         bpf_log: false,
         flow_seed: FLOW_SEED,
         test_clock: true,
@@ -156,7 +159,13 @@ fn xdp_fate(value: u32, via: Interface) -> Result<Fate> {
 
 impl Subject for Node {
     fn write(&mut self, write: &Write) -> Result<()> {
-        Ok(self.bpf.write(write)?)
+        let mut write = write.clone();
+        if let Write::PutAnnounced(_, announced) = &mut write {
+            // The tables know interfaces by their numbers.
+            let named = self.indexes.iter().find(|(interface, _)| u32::from(interface.number()) == announced.interface);
+            announced.interface = named.map_or(announced.interface, |(_, index)| *index);
+        }
+        Ok(self.bpf.write(&write)?)
     }
 
     fn set_clock(&mut self, seconds: u32) -> Result<()> {
@@ -189,7 +198,7 @@ impl Subject for Node {
             Hook::Ingress => program::INGRESS,
             Hook::Egress => program::EGRESS,
         };
-        let program = self.bpf.programs_mut().program_mut(name).context(name)?;
+        let program = self.bpf.programs_mut()?.program_mut(name).context(name)?;
         let xdp = hook == Hook::Xdp;
         let result = if xdp {
             <&mut Xdp>::try_from(program)?.test_run(options)

@@ -39,6 +39,8 @@ pub(crate) enum Fate {
     Passes,
     /// It ends.
     Drops,
+    /// It ends, and its sender is told: by tc.
+    Refused,
     /// It goes on as this.
     Becomes(Datagram),
 }

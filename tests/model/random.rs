@@ -78,10 +78,11 @@ fn ends_empty(pair: &mut Pair<'_>) -> Result<()> {
 /// Interesting things that a long run should have met, and has not.
 fn missing(pair: &Pair<'_>) -> BTreeSet<String> {
     let model = &pair.model;
+    let drops = |reason| model.drops[&reason];
     let loads: Vec<_> = (0..model.conditions.len() as u32).map(|index| model.load(index)).collect();
     [
-        ("no-flow", model.drops[&DropReason::NoFlow] > 0),
-        ("no-backend", model.drops[&DropReason::NoBackend] > 0),
+        ("no-flow", drops(DropReason::NoFlow) > 0),
+        ("an empty frontend", drops(DropReason::NoBackend) + drops(DropReason::NoLocalBackend) > 0),
         ("expired flows", pair.swept.expired > 0),
         ("forgotten flows", pair.swept.forgotten > 0),
         ("resets", loads.iter().any(|load| load.resets > 0)),

@@ -77,8 +77,12 @@ impl Model {
         if !self.flows.contains_key(&key) {
             let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, choice)? };
             if let Some(reason) = reason {
+                let refused = reason == DropReason::NoBackend;
+                if refused && xdp {
+                    return Ok(Fate::Passes);
+                }
                 *self.drops.entry(reason).or_default() += 1;
-                return Ok(Fate::Drops);
+                return Ok(if refused { Fate::Refused } else { Fate::Drops });
             }
         }
         let flow = self.flows[&key];
@@ -185,7 +189,8 @@ impl Model {
 
     fn open(&mut self, key: Key, choice: &dyn Fn() -> Option<Choice>) -> Result<Option<DropReason>, String> {
         if self.selections[key.2].len == 0 {
-            return Ok(Some(DropReason::NoBackend));
+            let waits = world::waits_for_another_node(key.2);
+            return Ok(Some(if waits { DropReason::NoLocalBackend } else { DropReason::NoBackend }));
         }
         let chosen = choice().ok_or_else(|| format!("{key:?}: no flow was made"))?;
         let expected = self.expected(key);

@@ -5,7 +5,7 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use fastrand::Rng;
-use lb_agent::dataplane::{Dataplane as _, Inspect as _, Write, bpf::Bpf};
+use lb_agent::dataplane::{Dataplane as _, Inspect as _, bpf::Bpf};
 use lb_common::{BackendState, names::map};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -113,7 +113,7 @@ fn maintain(bpf: &mut Bpf, chance: &mut Rng) -> Result<()> {
     conditions[world::index(frontend, chance.usize(0..world::BACKENDS)) as usize].state = BackendState::Draining;
     for (turn, conditions) in [(1, &conditions), (0, &vec![READY; ALL as usize])] {
         world::put_frontend(bpf, frontend, &world::selection(frontend, conditions), turn)?;
-        bpf.write(&Write::Barrier)?;
+        Bpf::grace_period()?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use lb_agent::{
 use lb_common::{
     Algorithm, Backend, BackendState, Frontend, Protocol, SocketKey, Vip,
     backend::BACKEND_LOCAL,
-    service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, VIP_LIVE, VIP_REMOVED},
 };
 
 use crate::testrun::{NODE4, NODE6};
@@ -53,6 +53,11 @@ pub(crate) fn algorithm(frontend: usize) -> Algorithm {
 /// Whether clients stay with their backend.
 pub(crate) fn has_affinity(frontend: usize) -> bool {
     frontend == 1
+}
+
+/// Whether a frontend without a backend drops what comes from outside, because there are some elsewhere.
+pub(crate) fn waits_for_another_node(frontend: usize) -> bool {
+    frontend % 2 == 1
 }
 
 /// A client's socket, of the family of a frontend.
@@ -177,14 +182,16 @@ pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Re
 pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection, turn: u32) -> Result<()> {
     let offset = (frontend as u32 * 2 + turn % 2) * TABLE_ROOM;
     assert!(selection.slots.len() <= TABLE_ROOM as usize, "the table has room");
+    let place = lb_common::Selection { offset, len: selection.len };
     let record = Frontend {
         id: frontend as u32,
         service: frontend as u32,
-        table_offset: offset,
-        table_len: selection.len,
+        inside: place,
+        outside: place,
         affinity_seconds: AFFINITY,
         algorithm: algorithm(frontend) as u8,
-        flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 },
+        flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 }
+            | if waits_for_another_node(frontend) { FRONTEND_DROP_OUTSIDE } else { 0 },
         zero: 0,
     };
     bpf.write(&Write::PutSlots(offset, selection.slots.clone()))?;

@@ -21,6 +21,7 @@ spec:
   replicas: {min: 1, max: 2}
   targets:
   - {signal: activeConnections, perReplica: 4}
+  forecast: {horizon: 1m}
   behavior: {scaleDown: {stabilizationWindowSeconds: 0}}
 ";
 
@@ -71,6 +72,9 @@ fn more_connections_run_the_command_and_fewer_too() -> Result<()> {
     assert_eq!(policies["items"].as_array().map(Vec::len), Some(1), "{policies}");
     let why = agent.weir_ok(&["explain", "policy", "web-policy"])?;
     assert!(why.contains("activeConnections"), "{why}");
+    let forecast = &policies["items"][0]["forecast"];
+    assert_eq!((forecast["on"].as_bool(), forecast["horizonSeconds"].as_u64()), (Some(false), Some(60)), "{forecast}");
+    assert!(why.contains("Forecast:\n  off: "), "{why}");
 
     drop(held);
     wait_until(PATIENCE, || Ok(calls(&lab).len() >= 2)).context("the command to scale in")?;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_tests::{
-    agent::{Agent, Options, is_empty},
+    agent::{Agent, Options, PATIENCE, is_empty},
     client::{self, Held, Load},
-    process::text,
+    process::{text, wait_until},
     topology::UPLINK,
 };
 
@@ -116,8 +116,9 @@ fn detach_removes_everything() -> Result<()> {
         agent.kill9()?;
         agent.weir_ok(&["detach"])?;
         assert!(is_empty(agent.pins().path()), "{datapath}: {:?}", agent.pins().contents());
-        let links = lab.topology.node.run("ip", &["-details", "link", "show", UPLINK])?;
-        assert!(!links.contains("xdp"), "{links}");
+        // The kernel takes its time to free a link.
+        let shown = || lab.topology.node.run("ip", &["-details", "link", "show", UPLINK]);
+        wait_until(PATIENCE, || Ok(!shown()?.contains("xdp"))).with_context(|| format!("{:?}", shown()))?;
         assert!(lab.client(|| Ok(client::ask(vip4(80))))?.is_err(), "nobody answers for the frontend");
         let nothing = agent.weir(&["get", "backends"])?;
         assert_eq!(nothing.status.code(), Some(1));

@@ -11,11 +11,15 @@ use crate::lab::{Lab, vip4, vip6};
 const BYTES: u64 = 100_000_000;
 
 fn both_ways(datapath: &str, offload: bool) -> Result<()> {
+    deliver(Options::datapath(datapath), offload)
+}
+
+fn deliver(options: Options, offload: bool) -> Result<()> {
     let lab = Lab::mixed(1, 1)?;
     lab.topology.offload_everywhere("tx", offload)?;
     lab.write(&lab.web_of(true).named("near", 81))?;
     lab.write(&lab.web_of(false).named("far", 82))?;
-    let agent = Agent::start(&lab.topology, &lab.manifests, Options::datapath(datapath))?;
+    let agent = Agent::start(&lab.topology, &lab.manifests, options)?;
     agent.wait_for("both Services are served", |backends| backends.len() == 8)?;
     for frontend in [vip4(81), vip6(81), vip4(82), vip6(82)] {
         let transfer = || client::upload(frontend, BYTES).and_then(|()| client::download(frontend, BYTES));
@@ -24,7 +28,7 @@ fn both_ways(datapath: &str, offload: bool) -> Result<()> {
     agent.wait_for("nothing is open", |backends| backends.iter().all(|backend| backend.active_connections == 0))?;
     for backend in agent.backends_of("TCP")? {
         assert_eq!(backend.connections_total, 2, "{backend:?}");
-        assert!(backend.bytes_in > BYTES && backend.bytes_out > BYTES, "{backend:?}");
+        assert!(backend.bytes_in > Some(BYTES) && backend.bytes_out > Some(BYTES), "{backend:?}");
     }
     assert_eq!(agent.drops()?, []);
     Ok(())
@@ -58,4 +62,23 @@ fn native_xdp() -> Result<()> {
 #[test]
 fn native_xdp_without_checksum_offload() -> Result<()> {
     both_ways("xdp", false)
+}
+
+fn by_the_stack(datapath: &str, offload: bool) -> Result<()> {
+    deliver(Options::datapath(datapath).with(&["--delivery", "stack"]), offload)
+}
+
+#[test]
+fn tc_by_the_stack() -> Result<()> {
+    by_the_stack("tc", true)
+}
+
+#[test]
+fn tc_by_the_stack_without_checksum_offload() -> Result<()> {
+    by_the_stack("tc", false)
+}
+
+#[test]
+fn native_xdp_by_the_stack() -> Result<()> {
+    by_the_stack("xdp", true)
 }

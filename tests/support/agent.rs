@@ -95,10 +95,10 @@ pub struct Backend {
     pub active_connections: u64,
     pub pending_connections: u64,
     pub connections_total: u64,
-    pub packets_in: u64,
-    pub packets_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
+    pub packets_in: Option<u64>,
+    pub packets_out: Option<u64>,
+    pub bytes_in: Option<u64>,
+    pub bytes_out: Option<u64>,
 }
 
 /// A node's agent; dropping it kills it and detaches everything.
@@ -160,6 +160,10 @@ impl<'a> Agent<'a> {
         command.arg("run").arg("--manifests").arg(self.manifests.path()).arg("--pin-path").arg(self.pins.path());
         command.args(["--node-name", NODE_NAME, "--datapath", &options.datapath, "--metrics-listen", &options.metrics]);
         command.args(options.interfaces.iter().flat_map(|interface| ["--interface", interface])).args(&options.extra);
+        // Found by itself it would be the machine's root cgroup, with every process of the machine in it.
+        if !options.extra.iter().any(|argument| ["--cgroup", "--socket-lb"].contains(&argument.as_str())) {
+            command.args(["--socket-lb", "off"]);
+        }
         Ok(command)
     }
 

@@ -86,6 +86,8 @@ pub struct Service {
     pub target_port: u16,
     /// `sessionAffinity: ClientIP` with this timeout in seconds.
     pub affinity: Option<u32>,
+    /// More fields of `spec`, each a line of YAML.
+    pub spec: Vec<String>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -103,6 +105,7 @@ impl Service {
             port: 80,
             target_port: SERVER_PORT,
             affinity: None,
+            spec: Vec::new(),
             endpoints: endpoints.collect(),
         }
     }
@@ -121,6 +124,15 @@ impl Service {
             .iter_mut()
             .zip(weights.iter().cycle())
             .for_each(|(endpoint, weight)| endpoint.weight = Some(*weight));
+        self
+    }
+
+    /// With a field of `spec`, as a line of YAML; instead of the field's last value.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: &str) -> Self {
+        let start = format!("{field}: ");
+        self.spec.retain(|line| !line.starts_with(&start));
+        self.spec.push(start + value);
         self
     }
 
@@ -162,6 +174,9 @@ impl Service {
         text += "spec:\n  externalIPs:\n";
         for address in &self.frontends {
             _ = writeln!(text, "  - \"{address}\"");
+        }
+        for line in &self.spec {
+            _ = writeln!(text, "  {line}");
         }
         let (port, target) = (self.port, self.target_port);
         _ = write!(

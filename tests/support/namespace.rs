@@ -27,28 +27,41 @@ use nix::{
 
 use crate::{pins, process::text};
 
-const FOLDER: &str = "/run/netns";
+/// Where namespaces have their names.
+pub const FOLDER: &str = "/run/netns";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
 
-/// A network namespace; dropping it kills what runs in it and deletes it.
+/// A network namespace; dropping it kills what runs in it and deletes it, unless it is [`Namespace::existing`].
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    owned: bool,
 }
 
 impl Namespace {
     /// Makes a namespace with its loopback up; the first one sweeps what dead processes left behind.
     pub fn new(kind: &str) -> Result<Self> {
         SWEPT.call_once(sweep);
-        let name = unique_name(kind);
-        run(Command::new("ip").args(["netns", "add", &name]))?;
-        let namespace = Self { name };
+        let mut namespace = Self::lasting(&unique_name(kind))?;
+        namespace.owned = true;
+        Ok(namespace)
+    }
+
+    /// Makes a namespace that outlives this process, with its loopback up.
+    pub fn lasting(name: &str) -> Result<Self> {
+        run(Command::new("ip").args(["netns", "add", name]))?;
+        let namespace = Self::existing(name);
         // Duplicate address detection would leave IPv6 addresses unusable for a second.
         namespace.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// The namespace of this name, which somebody else made and deletes.
+    pub fn existing(name: &str) -> Self {
+        Self { name: name.to_owned(), owned: false }
     }
 
     /// Its name below `/run/netns`.
@@ -167,7 +180,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        remove(&self.name);
+        if self.owned {
+            remove(&self.name);
+        }
     }
 }
 
@@ -200,7 +215,7 @@ pub fn sweep() {
     }
 }
 
-fn for_each_leftover(folder: &Path, remove: impl Fn(&Path)) {
+pub(crate) fn for_each_leftover(folder: &Path, remove: impl Fn(&Path)) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| is_leftover(&entry.file_name().to_string_lossy())).for_each(|entry| remove(&entry.path()));
 }
@@ -210,9 +225,14 @@ fn remove(name: &str) {
     for pid in processes_in(&path) {
         _ = kill(pid, Signal::SIGKILL);
     }
-    if let Err(error) = run(Command::new("ip").args(["netns", "del", name])) {
+    if let Err(error) = delete(name) {
         eprintln!("{error:#}");
     }
+}
+
+/// Deletes a namespace; what runs in it goes on, in a network that has no name any more.
+pub fn delete(name: &str) -> Result<()> {
+    run(Command::new("ip").args(["netns", "del", name])).map(drop)
 }
 
 /// The processes whose main thread is in a namespace, without this one.

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -93,6 +94,18 @@ pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> Result<bool>) 
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Runs a program to its end with this as its standard input.
+pub fn with_input(mut command: Command, input: &[u8]) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+    let mut stdin = child.stdin.take().context("a piped standard input")?;
+    thread::scope(|scope| {
+        // A program that ends without reading everything says itself what is wrong.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        child.wait_with_output().with_context(|| format!("the end of {command:?}"))
+    })
 }
 
 /// Bytes of a program's output as text.

@@ -1,8 +1,9 @@
 //! A server that answers, on one port over TCP and UDP, everything that tests ask: who it is, an echo, a download, an upload.
 //!
 //! TCP: the first line says what is wanted: `GET / HTTP/1.1` and headers (answered with the server's name; kept open unless the
-//! client says `Connection: close`), `echo` (then everything comes back), `put` (then bytes to the end; answered with their count
-//! and checksum) or `get N` (N bytes, then the end). UDP: `get N` is answered with N bytes, all else with the name, a space and itself.
+//! client says `Connection: close`), `GET /source` (name, space and the client's address as the server sees it), `echo` (then
+//! everything comes back), `put` (then bytes to the end; answered with their count and checksum) or `get N` (N bytes, then the end).
+//! UDP: `get N` is answered with N bytes, `source` as over TCP, all else with the name, a space and itself.
 
 use std::{
     io::{self, BufRead, BufReader, Write as _},
@@ -32,6 +33,8 @@ pub struct Server {
 struct Shared {
     name: String,
     stop: AtomicBool,
+    /// Kept connections are closed after their next answer.
+    draining: AtomicBool,
     accepted: AtomicU64,
     peers: Mutex<Vec<SocketAddr>>,
 }
@@ -39,9 +42,14 @@ struct Shared {
 impl Server {
     /// Listens inside a namespace on one port of these addresses.
     pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
-        let sockets: Vec<_> = namespace
-            .enter(|| addresses.iter().map(|address| bind(SocketAddr::new(*address, port))).collect::<io::Result<_>>())?
-            .with_context(|| format!("listen on port {port} in {}", namespace.name()))?;
+        let server = namespace.enter(|| Self::here(name, addresses, port))?;
+        server.with_context(|| format!("in {}", namespace.name()))
+    }
+
+    /// The same in the calling thread's namespace.
+    pub fn here(name: &str, addresses: &[IpAddr], port: u16) -> Result<Self> {
+        let sockets = addresses.iter().map(|address| bind(SocketAddr::new(*address, port)));
+        let sockets: Vec<_> = sockets.collect::<io::Result<_>>().with_context(|| format!("listen on port {port}"))?;
         let shared = Arc::new(Shared { name: name.to_owned(), ..Shared::default() });
         let mut listeners = Vec::new();
         for (listener, datagrams) in sockets {
@@ -54,6 +62,11 @@ impl Server {
         Ok(Self { listeners, shared })
     }
 
+    /// From now on asks its clients to open new connections, while it goes on serving.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
     /// TCP connections accepted so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
@@ -62,6 +75,13 @@ impl Server {
     /// The addresses its TCP clients came from, as it saw them.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    /// The name and a client's address, without the form that IPv4 has on a socket of both families.
+    fn source(&self, peer: SocketAddr) -> String {
+        format!("{} {}", self.name, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
     }
 }
 
@@ -90,11 +110,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         shared.peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
         let shared = Arc::clone(shared);
         // A client that goes away ends its connection with an error, which is the client's to judge.
-        thread::spawn(move || drop(serve(stream, &shared.name)));
+        thread::spawn(move || drop(serve(stream, peer, &shared)));
     }
 }
 
-fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
+fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -102,8 +122,9 @@ fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
         match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
-            ("GET", _) => {
-                if !answer_request(&mut reader, &mut writer, name)? {
+            ("GET", rest) => {
+                let body = if rest.starts_with("/source ") { shared.source(peer) } else { shared.name.clone() };
+                if !answer_request(&mut reader, &mut writer, &body, shared)? {
                     return Ok(());
                 }
             }
@@ -123,15 +144,15 @@ fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
 }
 
 /// Answers one HTTP request and says whether the connection stays open.
-fn answer_request(reader: &mut impl BufRead, writer: &mut TcpStream, name: &str) -> io::Result<bool> {
-    let mut stay = true;
+fn answer_request(reader: &mut impl BufRead, writer: &mut TcpStream, body: &str, shared: &Shared) -> io::Result<bool> {
+    let mut stay = !shared.draining.load(Ordering::Relaxed);
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
         stay &= !header.trim_end().eq_ignore_ascii_case("connection: close");
         header.clear();
     }
     let connection = if stay { "keep-alive" } else { "close" };
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{name}", name.len());
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{body}", body.len());
     writer.write_all(answer.as_bytes())?;
     Ok(stay)
 }
@@ -143,6 +164,10 @@ fn answer_datagrams(socket: &UdpSocket, shared: &Shared) {
             continue;
         };
         let datagram = &buffer[..length];
+        if datagram == b"source" {
+            drop(socket.send_to(shared.source(peer).as_bytes(), peer));
+            continue;
+        }
         let wanted = std::str::from_utf8(datagram).ok().and_then(|text| text.strip_prefix("get ")?.parse().ok());
         let answer = match wanted {
             Some(count) => vec![b'x'; count],

@@ -165,6 +165,7 @@ pub(crate) fn options() -> Options {
         sizes: Sizes { frontends: 64, backends: 64, slots: 1 << 16 },
         snat_ports: (61000, 65535),
         tcp_idle: TCP_IDLE,
+        delivery_stack: false,
         bpf_log: false,
         flow_seed: 0x5eed,
         test_clock: true,
@@ -206,7 +207,7 @@ impl Programs {
     /// Handles of their own, which threads can share while the maps are written.
     fn of(bpf: &mut Bpf) -> Result<Self> {
         let mut info = |name: &str| -> Result<(ProgramInfo, Cow<'static, str>)> {
-            let program = bpf.programs_mut().program(name).with_context(|| format!("no program {name}"))?;
+            let program = bpf.programs_mut()?.program(name).with_context(|| format!("no program {name}"))?;
             Ok((program.info()?, Cow::Owned(name.to_owned())))
         };
         let (ingress, ingress_name) = info(program::INGRESS)?;

@@ -36,6 +36,7 @@ pub(crate) fn weir_path(release: bool) -> PathBuf {
 /// The same cargo command, told where the BPF object is when it is not where lb-agent's build script looks by itself.
 /// (Telling it always would rebuild the agent whenever a plain `cargo build` and a task take turns.)
 pub(crate) fn with_object(command: Cmd<'_>) -> Cmd<'_> {
+    let command = shell::without_own_package(command);
     let object = workspace::bpf_object();
     if object == workspace::root().join("target/bpf/weir-bpf.o") {
         command

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy on the host's crates and on the BPF programs, documentation, and the list of dependencies.
+//! `cargo xtask lint`: formatting, clippy on the host's crates and on the BPF programs, documentation, the list of dependencies, and made files.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use xshell::{Shell, cmd};
 use crate::{
     build,
     build_ebpf::{self, Programs},
+    deploy,
     setup::{self, Purpose},
     shell, workspace,
 };
@@ -19,12 +20,13 @@ const LIST: &str = "docs/dependencies.md";
 /// Runs all checks, also after one failed, and names those that did.
 pub(crate) fn everything() -> Result<()> {
     let shell = shell::in_root()?;
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("formatting (remedy: cargo fmt)", formatting),
         ("clippy", clippy),
         ("the BPF programs", bpf_programs),
         ("documentation", documentation),
         (LIST, dependencies),
+        ("deploy/", |_| deploy::check()),
     ];
     let failed: Vec<_> = checks.iter().filter_map(|(name, check)| failed(name, check(&shell))).collect();
     match failed.is_empty() {

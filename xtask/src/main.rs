@@ -3,8 +3,11 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod cluster;
 mod compiler;
 mod demo;
+mod deploy;
+mod image;
 mod lint;
 mod privilege;
 mod setup;
@@ -32,13 +35,19 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     /// Build `weir`, with the BPF programs inside
     Build(build::Args),
+    /// Put `weir` into a container image, without a registry or an engine
+    Image(image::Args),
     /// See it work: clients, `weir` and nginx servers in network namespaces; needs root
     Demo(demo::Args),
     /// Measure; needs root
     Bench(bench::Args),
+    /// Start and stop a real Kubernetes cluster on this machine; needs root
+    Cluster(cluster::Args),
     /// Run the tests: of one layer, or all
     Test(test::Args),
-    /// Check formatting, lints, documentation and the list of dependencies
+    /// Make what of deploy/ comes from other sources: plain manifest, custom resources, dashboards
+    Deploy(deploy::Args),
+    /// Check formatting, lints, documentation, the list of dependencies and the made files of deploy/
     Lint,
 }
 
@@ -57,9 +66,12 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup(args) => setup::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run(&args),
         Task::Build(args) => build::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Cluster(args) => cluster::run(args),
         Task::Test(args) => test::run(&args),
+        Task::Deploy(args) => deploy::run(&args),
         Task::Lint => lint::everything(),
     }
 }

@@ -34,6 +34,17 @@ pub(crate) fn in_root() -> Result<Shell> {
     Ok(shell)
 }
 
+/// The same command without what the outer cargo says of this package: build scripts that look there (ring's) would run anew, and all that
+/// depends on them, whenever a plain cargo command and a task take turns.
+pub(crate) fn without_own_package(command: Cmd<'_>) -> Cmd<'_> {
+    let names = env::vars_os().map(|(name, _)| name);
+    let own = names.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    own.fold(command, |command, name| command.env_remove(name))
+}
+
 /// The same command without the outer cargo's choice of compiler and flags.
 pub(crate) fn without_cargo_settings(command: Cmd<'_>) -> Cmd<'_> {
     CARGO_SETTINGS.iter().fold(command, |command, name| command.env_remove(name))

@@ -1,27 +1,22 @@
 //! The agent without its clocks and sockets: what it knows, and what it does to the maps when something changes and every second.
+//!
+//! A change costs what its service port costs, whatever the number of others: [`Core::apply`] notes which service ports have changed,
+//! [`Core::sync`] plans and writes those, and [`Core::retire`] frees what they no longer use when a grace period is over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::{Backend, BackendLoad, BackendState, DropReason, SocketKey};
+use lb_common::{BackendState, DropReason, SocketKey};
 
-use super::{
-    desired::desired,
-    drift::Drift,
-    removal::{Removal, removed_frontends},
-};
+use super::{conditions::Conditions, desired::desired, drift::Drift, meter::Meter, pass::Passes, removal::Removal};
 use crate::{
-    balance::{
-        feedback::{ConnectionFeedback, Observation},
-        weights::{self, Condition},
-    },
-    dataplane::{self, Counters, Dataplane, Tables, Write},
+    dataplane::{self, Counters, Dataplane, Write},
     health::Target,
-    model::{Model, ServiceId, ServicePort},
-    plan::{self, Desired, Input, PlanError},
+    model::{Change, Model, ServiceId, ServicePort},
+    pack::pack,
+    plan::{self, Image, Input, Plan, PlanError, Surplus},
     telemetry::SyncDurations,
 };
 
@@ -29,12 +24,45 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
-    /// There is no plan.
+    /// There is no plan for a service port; the others are in force.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// There is no plan for some service ports; the others are in force.
+    #[error("{first} (and {others} more service ports)")]
+    Plans {
+        /// The first of them.
+        first: PlanError,
+        /// How many more there are.
+        others: usize,
+    },
     /// The maps could not be read or written.
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
+}
+
+/// Why a service port was not written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+}
+
+/// What a sync has done.
+#[derive(Debug, Default)]
+struct Written {
+    anything: bool,
+    surplus: Vec<Surplus>,
+    failed: Vec<PlanError>,
+}
+
+/// What is out of use, and free when every program that may have seen it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Retiring {
+    runs: BTreeSet<u32>,
+    /// By the index of their service port.
+    backends: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 /// What the agent knows, and the maps.
@@ -42,11 +70,9 @@ pub struct Core<D> {
     /// The maps.
     pub dataplane: D,
     /// What the maps hold.
-    pub tables: Tables,
+    pub tables: Image,
     /// What should be.
     pub model: Model,
-    /// What the backends carried when last looked at, by index.
-    pub counters: BTreeMap<u32, Counters>,
     /// Dropped packets when last looked at.
     pub drops: BTreeMap<DropReason, u64>,
     /// Flows in the table, as the last sweep counted them.
@@ -55,216 +81,288 @@ pub struct Core<D> {
     pub repairs: u64,
     /// How long syncs took.
     pub syncs: SyncDurations,
-    applied: Option<Desired>,
+    /// The time from changes, as their sources say, to the kernel.
+    pub programming: SyncDurations,
+    /// When the first of the changes was read that are in the kernel after the next sync; none: it begins with them.
+    pub read_at: Option<Instant>,
+    /// Backends that the coordinator drains.
+    pub ordered_drains: BTreeSet<SocketKey>,
+    /// What backends carry through other nodes, as the kernel knows it.
+    pub(super) remote: BTreeMap<u32, u64>,
+    pub(super) meter: Meter,
+    pub(super) conditions: Conditions,
+    /// Service ports to look at in the next sync.
+    pub(super) pending: BTreeSet<ServiceId>,
+    /// When the pending changes were made.
+    triggers: Vec<SystemTime>,
+    /// Backends that no table names any more, by the index of their service port.
+    leaving: BTreeMap<u32, BTreeSet<u32>>,
+    retiring: Retiring,
     complete: bool,
+    /// A whole model, or all of the first one, has been taken in.
+    heard: bool,
     began: bool,
-    born: BTreeMap<Target, Option<Duration>>,
-    ill: BTreeSet<Target>,
-    drains: BTreeSet<SocketKey>,
-    feedback: BTreeMap<ServiceId, ConnectionFeedback>,
-    removal: Removal,
-    drift: Drift,
+    synced: bool,
+    pub(super) removal: Removal,
+    pub(super) drift: Drift,
+    pub(super) passes: Passes,
 }
 
 impl<D: Dataplane> Core<D> {
     /// Takes over the maps as they are.
     pub fn new(dataplane: D) -> Result<Self, dataplane::Error> {
-        let (tables, drains) = (dataplane.tables()?, dataplane.drains()?);
+        let tables = Image::read(&dataplane)?;
+        let mut conditions = Conditions::default();
+        conditions.set_drains(dataplane.drains()?);
         Ok(Self {
             dataplane,
             tables,
             model: Model::default(),
-            counters: BTreeMap::new(),
             drops: BTreeMap::new(),
             flow_entries: 0,
             repairs: 0,
             syncs: SyncDurations::default(),
-            applied: None,
+            programming: SyncDurations::default(),
+            read_at: None,
+            ordered_drains: BTreeSet::new(),
+            remote: BTreeMap::new(),
+            meter: Meter::default(),
+            conditions,
+            pending: BTreeSet::new(),
+            triggers: Vec::new(),
+            leaving: BTreeMap::new(),
+            retiring: Retiring::default(),
             complete: false,
+            heard: false,
             began: false,
-            born: BTreeMap::new(),
-            ill: BTreeSet::new(),
-            drains,
-            feedback: BTreeMap::new(),
+            synced: false,
             removal: Removal::default(),
             drift: Drift::default(),
+            passes: Passes::default(),
         })
     }
 
-    /// Takes in a new model; `complete` says whether it is all there should be. The backends of the first are not new.
+    /// Takes in a whole model; `complete` says whether it is all there should be.
     pub fn set_model(&mut self, model: Model, complete: bool, now: Duration) {
-        let age = self.began.then_some(now);
-        if !self.began {
-            self.ill = self.known_ill(&model);
-        }
-        let all = model.services.iter().flat_map(|(id, port)| port.backends.keys().map(|at| (id.clone(), *at)));
-        let known = std::mem::take(&mut self.born);
-        self.born = all.map(|target| (target.clone(), known.get(&target).copied().unwrap_or(age))).collect();
-        self.ill.retain(|target| self.born.contains_key(target));
-        self.feedback.retain(|id, _| model.services.get(id).is_some_and(weights::is_moved));
-        // Without its check nobody would find out that a backend is well again.
-        let checked = |id: &ServiceId| model.services.get(id).is_some_and(|port| port.health_check.is_some());
-        self.ill.retain(|(id, _)| checked(id));
-        (self.model, self.complete, self.began) = (model, complete, true);
+        let changes = self.model.changes_to(model);
+        self.apply(changes, now);
+        self.heard = true;
+        self.set_complete(complete);
     }
 
-    /// Takes in what a health check has found, and says whether it is new. Who is well again starts slowly.
+    /// Says whether the model is all there should be: what the kernel has beside it is removed then.
+    pub fn set_complete(&mut self, complete: bool) {
+        if complete && !self.complete {
+            let unknown = self.tables.services().keys().filter(|id| !self.model.services.contains_key(*id));
+            self.pending.extend(unknown.cloned());
+        }
+        self.complete = complete;
+        self.heard |= complete;
+    }
+
+    /// Takes in changes of the model. The backends that are there at the first sync of a whole model are not new.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, now: Duration) {
+        for Change { id, port, trigger } in changes {
+            let old = self.model.services.remove(&id);
+            let differs = old != port;
+            if differs {
+                self.conditions.changed(&id, old.as_ref(), port.as_ref(), self.began.then_some(now));
+                self.triggers.extend(trigger);
+                self.pending.insert(id.clone());
+            }
+            if let Some(port) = port {
+                if differs && !self.began {
+                    self.recall_health(&id, &port, now);
+                }
+                self.model.services.insert(id, port);
+            }
+        }
+    }
+
+    /// The backends that the last agent has found unhealthy stay so until they answer.
+    fn recall_health(&mut self, id: &ServiceId, port: &ServicePort, now: Duration) {
+        let Some(index) = self.tables.services().get(id).filter(|_| port.health_check.is_some()) else { return };
+        let unhealthy = self.tables.backends_of(*index).filter(|(_, b)| b.state == BackendState::Unhealthy as u8);
+        for at in unhealthy.map(|(_, b)| b.key().socket()).filter(|at| port.backends.contains_key(at)) {
+            self.conditions.set_health((id.clone(), at), None, false, now);
+        }
+    }
+
+    /// Takes in what a health check has found, and says whether it is new.
     pub fn set_health(&mut self, target: Target, healthy: bool, now: Duration) -> bool {
-        if !healthy {
-            return self.ill.insert(target);
+        let id = target.0.clone();
+        let new = self.conditions.set_health(target, self.model.services.get(&id), healthy, now);
+        if new {
+            self.pending.insert(id);
         }
-        let recovered = self.ill.remove(&target);
-        if recovered && let Some(born) = self.born.get_mut(&target) {
-            *born = Some(now);
-        }
-        recovered
+        new
     }
 
-    /// The backends that the last agent has found unhealthy: they stay so until they answer.
-    fn known_ill(&self, model: &Model) -> BTreeSet<Target> {
-        let unhealthy = self.tables.backends.values().filter(|b| b.state == BackendState::Unhealthy as u8);
-        let sockets: BTreeSet<SocketKey> = unhealthy.map(Backend::key).collect();
-        let ill = |id: &ServiceId, at: &SocketAddr| sockets.contains(&SocketKey::new(*at, id.protocol));
-        let all = model.services.iter().flat_map(|(id, port)| port.backends.keys().map(move |at| (id, at)));
-        all.filter(|(id, at)| ill(id, at)).map(|(id, at)| (id.clone(), *at)).collect()
-    }
-
-    /// Brings the maps in line. Returns whether anything was written.
-    pub fn sync(&mut self, now: Duration) -> Result<bool, SyncError> {
-        let desired = desired(&self.model, self.complete, |id, port| self.conditions(id, port, now));
-        if self.applied.as_ref() == Some(&desired) {
-            return Ok(false);
-        }
-        let started = Instant::now();
-        let capacity = self.dataplane.capacity();
-        let writes = plan::plan(Input {
-            tables: &self.tables,
-            desired: &desired,
-            applied: self.applied.as_ref(),
-            capacity: &capacity,
-            stamp: now.as_secs() as u32,
-        })?;
-        self.write(&writes)?;
-        self.applied = Some(desired);
-        self.syncs.observe(started.elapsed());
-        Ok(!writes.is_empty())
+    /// What the backends that ever carried anything carry, by index.
+    pub fn counters(&self) -> &BTreeMap<u32, Counters> {
+        self.meter.counters()
     }
 
     /// Whether all of a model is in force.
     pub fn is_synced(&self) -> bool {
-        self.applied.is_some()
+        self.synced
     }
 
-    /// Does the writes in order. When one fails, what the kernel then holds is read anew, and the next plan starts from that.
-    fn write(&mut self, writes: &[Write]) -> Result<(), dataplane::Error> {
-        for write in writes {
-            if let Err(error) = self.dataplane.write(write) {
-                self.applied = None;
-                self.tables = self.dataplane.tables()?;
-                return Err(error);
-            }
-            write.apply(&mut self.tables);
-        }
-        Ok(())
-    }
-
-    fn conditions(&self, id: &ServiceId, port: &ServicePort, now: Duration) -> BTreeMap<SocketAddr, Condition> {
-        let factors = self.feedback.get(id).map(ConnectionFeedback::factors).unwrap_or_default();
-        let condition = |at: &SocketAddr| {
-            let target = (id.clone(), *at);
-            let born = self.born.get(&target).copied().flatten();
-            Condition {
-                drained: self.drains.contains(&SocketKey::new(*at, id.protocol)),
-                healthy: !self.ill.contains(&target),
-                age: born.map(|born| now.saturating_sub(born)),
-                factor: factors.get(at).copied().unwrap_or(1.0),
+    /// Brings the maps in line with what has changed. Returns whether anything was written.
+    pub fn sync(&mut self, now: Duration) -> Result<bool, SyncError> {
+        let mut due = std::mem::take(&mut self.pending);
+        due.extend(self.conditions.restless().cloned());
+        let started = self.read_at.take().unwrap_or_else(Instant::now);
+        let Written { anything, failed, .. } = match self.write_all(&due, now) {
+            Ok(written) => written,
+            Err(error) => {
+                self.start_over()?;
+                return Err(error.into());
             }
         };
-        port.backends.keys().map(|at| (*at, condition(at))).collect()
+        if anything {
+            self.syncs.observe(started.elapsed());
+        }
+        self.observe_triggers();
+        if self.heard && !self.began {
+            self.tables.pack();
+            pack(&mut self.model.services);
+        }
+        (self.began, self.synced) = (self.heard, self.heard && failed.is_empty());
+        let mut failed = failed.into_iter();
+        match (failed.next(), failed.len()) {
+            (None, _) => Ok(anything),
+            (Some(first), 0) => Err(first.into()),
+            (Some(first), others) => Err(SyncError::Plans { first, others }),
+        }
     }
 
-    /// What is done every second: look, decide, write, sweep.
-    pub fn tick(&mut self, now: Duration) -> Result<(), SyncError> {
-        let looked = self.look();
-        self.feed_back(now, looked.is_ok());
-        let synced = self.sync(now).map(drop);
-        let swept = self.sweep(now);
-        looked?;
-        synced?;
-        Ok(swept?)
+    fn observe_triggers(&mut self) {
+        let now = SystemTime::now();
+        for trigger in self.triggers.drain(..) {
+            self.programming.observe(now.duration_since(trigger).unwrap_or_default());
+        }
     }
 
-    fn look(&mut self) -> Result<(), dataplane::Error> {
-        self.drains = self.dataplane.drains()?;
-        self.drops = self.dataplane.drops()?;
-        self.counters = self.read_counters()?;
+    /// Plans and writes service port by service port. Those that do not fit stay pending; the others go on.
+    fn write_all(&mut self, due: &BTreeSet<ServiceId>, now: Duration) -> Result<Written, dataplane::Error> {
+        let mut written = Written { surplus: self.strays(), ..Written::default() };
+        for id in due {
+            match self.write_one(id, now) {
+                Ok(plan) => {
+                    written.anything |= !plan.writes.is_empty();
+                    written.surplus.extend(plan.surplus);
+                }
+                Err(WriteError::Plan(error)) => {
+                    self.pending.insert(id.clone());
+                    written.failed.push(error);
+                }
+                Err(WriteError::Dataplane(error)) => return Err(error),
+            }
+        }
+        let removals = plan::remove(&self.tables, &written.surplus);
+        self.write(&removals)?;
+        written.anything |= !removals.is_empty();
+        for Surplus { service, backends, .. } in written.surplus.drain(..) {
+            written.anything |= !backends.is_empty();
+            if backends.is_empty() {
+                self.leaving.remove(&service)
+            } else {
+                self.leaving.insert(service, backends)
+            };
+        }
+        Ok(written)
+    }
+
+    fn strays(&self) -> Vec<Surplus> {
+        if self.complete && !self.synced { plan::strays(&self.tables) } else { Vec::new() }
+    }
+
+    fn write_one(&mut self, id: &ServiceId, now: Duration) -> Result<Plan, WriteError> {
+        let port = self.model.services.get(id);
+        if port.is_none() && !self.complete {
+            return Ok(Plan::default());
+        }
+        let desired = port.map(|port| desired(port, &self.conditions.of(id, port, now)));
+        let plan = |core: &Self| {
+            let capacity = core.dataplane.capacity();
+            let input = Input { image: &core.tables, capacity: &capacity, stamp: now.as_secs() as u32 };
+            plan::plan(input, id, desired.as_ref())
+        };
+        let mut planned = plan(self);
+        if planned.is_err() && self.has_leavings() {
+            self.settle()?;
+            planned = plan(self);
+        }
+        let planned = planned?;
+        self.write(&planned.writes)?;
+        if let Some(port) = self.model.services.get(id) {
+            self.conditions.forget_started(id, port, now);
+        }
+        Ok(planned)
+    }
+
+    /// Does the writes in order.
+    pub(super) fn write(&mut self, writes: &[Write]) -> Result<(), dataplane::Error> {
+        for write in writes {
+            self.dataplane.write(write)?;
+            self.tables.apply(write);
+        }
         Ok(())
     }
 
-    fn read_counters(&self) -> Result<BTreeMap<u32, Counters>, dataplane::Error> {
-        let indexes: Vec<u32> = self.tables.backends.keys().copied().collect();
-        let counters = self.dataplane.counters(&indexes)?;
-        Ok(indexes.into_iter().zip(counters).collect())
+    /// A write has failed: what the kernel then holds is read anew, and everything is looked at again.
+    fn start_over(&mut self) -> Result<(), dataplane::Error> {
+        self.synced = false;
+        self.pending.extend(self.model.services.keys().cloned());
+        (self.leaving, self.retiring) = Default::default();
+        self.tables = Image::read(&self.dataplane)?;
+        if self.complete {
+            self.pending.extend(self.tables.services().keys().cloned());
+        }
+        Ok(())
     }
 
-    fn feed_back(&mut self, now: Duration, looked: bool) {
-        let Some(applied) = &self.applied else { return };
-        let moved = self.model.services.iter().filter(|(_, port)| weights::is_moved(port));
-        for (id, port) in moved {
-            // Who is still starting has less than its weight by intention.
-            let started = |at: &SocketAddr| {
-                let born = self.born.get(&(id.clone(), *at)).copied().flatten();
-                born.is_none_or(|born| now.saturating_sub(born) >= port.slow_start.unwrap_or_default())
-            };
-            let backends = applied.services.get(id).into_iter().flat_map(|service| &service.backends);
-            let taking: BTreeSet<SocketAddr> =
-                backends.filter(|(at, b)| b.effective_weight > 0 && started(at)).map(|(at, _)| *at).collect();
-            let seen = looked.then(|| observations(&self.tables, &self.counters, id, port, &taking));
-            self.feedback.entry(id.clone()).or_default().step(now, seen.as_ref());
-        }
+    fn has_leavings(&self) -> bool {
+        !self.leaving.is_empty() || !self.tables.idle_runs().is_empty()
     }
 
-    fn sweep(&mut self, now: Duration) -> Result<(), dataplane::Error> {
-        let removed = removed_frontends(&self.tables);
-        let before = loads(self.read_counters()?);
-        let report = self.dataplane.sweep()?;
-        let after = loads(self.read_counters()?);
-        self.flow_entries = report.entries;
-        if report.busy > 0 {
-            self.drift.forget();
-            return Ok(());
-        }
-        for repair in self.drift.compare(&before, &after, &report.recounts) {
-            tracing::warn!(?repair, "a backend's counts were not what the flow table holds: repaired");
-            self.dataplane.repair(repair.backend, repair.active, repair.pending)?;
-            self.repairs += 1;
-        }
-        let swept = self.removal.swept(&self.tables, removed, &after, now);
-        let writes = plan::finish(&self.tables, &swept);
-        self.write(&writes)
+    /// Notes what is out of use now. If that is anything, [`Core::retire`] is to be called when a grace period that begins now is over.
+    pub fn begin_grace(&mut self) -> bool {
+        self.retiring = Retiring { runs: self.tables.idle_runs().clone(), backends: self.leaving.clone() };
+        self.has_leavings()
     }
-}
 
-fn loads(counters: BTreeMap<u32, Counters>) -> BTreeMap<u32, BackendLoad> {
-    counters.into_iter().map(|(index, counters)| (index, counters.load)).collect()
-}
+    /// Frees what was out of use when the grace period began, unless it is wanted again.
+    pub fn retire(&mut self) -> Result<(), SyncError> {
+        let Retiring { runs, mut backends } = std::mem::take(&mut self.retiring);
+        for (service, indexes) in &mut backends {
+            let leaving = self.leaving.get(service);
+            indexes.retain(|index| leaving.is_some_and(|leaving| leaving.contains(index)));
+        }
+        let writes = plan::retire(&self.tables, &runs, &backends);
+        for (service, indexes) in backends {
+            let leaving = self.leaving.entry(service).or_default();
+            leaving.retain(|index| !indexes.contains(index));
+            if leaving.is_empty() {
+                self.leaving.remove(&service);
+            }
+        }
+        if let Err(error) = self.write(&writes) {
+            self.start_over()?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
 
-/// What feedback sees of a service: its backends that take connections.
-fn observations(
-    tables: &Tables,
-    counters: &BTreeMap<u32, Counters>,
-    id: &ServiceId,
-    port: &ServicePort,
-    taking: &BTreeSet<SocketAddr>,
-) -> BTreeMap<SocketAddr, Observation> {
-    let service = port.frontends.iter().find_map(|key| tables.frontends.get(key)).map(|f| f.service);
-    let ours = tables.backends.iter().filter(|(_, b)| Some(b.service) == service && b.protocol == id.protocol as u8);
-    ours.filter_map(|(index, backend)| {
-        let at = backend.key().socket();
-        let load = counters.get(index)?.load;
-        let seen = Observation { active: load.active, connections: load.connections, weight: backend.weight };
-        taking.contains(&at).then_some((at, seen))
-    })
-    .filter(|(_, seen)| seen.weight > 0)
-    .collect()
+    /// Waits for a grace period, and frees what is out of use.
+    pub fn settle(&mut self) -> Result<(), dataplane::Error> {
+        if self.begin_grace() {
+            D::grace_period()?;
+            let writes = plan::retire(&self.tables, &self.retiring.runs, &self.retiring.backends);
+            (self.leaving, self.retiring) = Default::default();
+            self.write(&writes)?;
+        }
+        Ok(())
+    }
 }

@@ -3,7 +3,7 @@
 //! Counts move while the table is counted, so a difference means something only if nothing of the backend moved during the pass,
 //! and is believed only when the next quiet pass finds the same one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{BackendLoad, counters::Recount};
 
@@ -25,16 +25,20 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Compares a whole pass of the sweep with the loads read before and after it.
+    /// Compares a whole pass of the sweep with the loads read before and after it; who is in none of them has 0.
     pub fn compare(
         &mut self,
         before: &BTreeMap<u32, BackendLoad>,
         after: &BTreeMap<u32, BackendLoad>,
         recounts: &BTreeMap<u32, Recount>,
     ) -> Vec<Repair> {
-        let quiet = after.iter().filter(|(index, load)| before.get(index).is_some_and(|b| unmoved(b, load)));
+        let load = |loads: &BTreeMap<u32, BackendLoad>, index: &u32| loads.get(index).copied().unwrap_or_default();
+        let seen: BTreeSet<u32> = after.keys().chain(recounts.keys()).copied().collect();
+        let quiet = seen.into_iter().filter(|index| unmoved(&load(before, index), &load(after, index)));
         let found: BTreeMap<u32, Repair> = quiet
-            .map(|(index, load)| (*index, difference(*index, load, recounts.get(index).copied().unwrap_or_default())))
+            .map(|index| {
+                (index, difference(index, &load(after, &index), recounts.get(&index).copied().unwrap_or_default()))
+            })
             .filter(|(_, repair)| repair.active != 0 || repair.pending != 0)
             .collect();
         let repairs: Vec<Repair> =

@@ -1,74 +1,68 @@
 //! The start: everything that can fail without the kernel is tried before the kernel is touched.
 
-use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-use super::AgentError;
+use super::{AgentError, delivery::decide, source::Source};
 use crate::{
-    config::{ConfigError, RunConfig, check_snat_ports},
-    discovery::{
-        build,
-        files::{Folder, read_folder},
-        watch::Watch,
-    },
+    config::RunConfig,
+    discovery::{build::Setting, node_ports::NodeInfo},
     model::Model,
-    node::{self, Netlink, NodeView, check_forwarding, check_interfaces},
-    telemetry::http,
+    node::{self, Follower, NodeState, NodeView, check_forwarding, netfilter::Netfilter},
+    telemetry::http::{self, HttpError},
 };
 
 /// Everything that is checked, read and reserved before the kernel is touched.
 pub struct Prepared {
     pub(super) config: RunConfig,
-    pub(super) netlink: Netlink,
-    pub(super) watch: Watch,
-    pub(super) folder: Folder,
+    pub(super) follower: Follower,
+    pub(super) netfilter: Netfilter,
+    pub(super) source: Source,
     pub(super) view: NodeView,
     pub(super) metrics: Option<TcpListener>,
+    pub(super) healthz: Option<TcpListener>,
 }
 
 impl Prepared {
-    /// Checks the configuration against the node, reads the manifests, and reserves the port of the metrics.
-    pub async fn new(mut config: RunConfig) -> Result<Self, AgentError> {
-        let netlink = Netlink::open()?;
-        if config.interfaces.is_empty() {
-            config.interfaces = netlink.default_interfaces().await?;
-        }
-        check_interfaces(&config.interfaces, &netlink.interfaces().await?)?;
-        // Watched before it is read, so that no change falls between.
-        let watch = Watch::new(&config.manifests);
-        let folder = first_look(&config)?;
-        let objects = folder.objects();
-        check_snat_ports(config.snat_ports, &objects, &config.proc)?;
-        let backends = build::backend_addresses(&objects);
-        let view = netlink.view(&config.node_name, &config.interfaces, &backends).await?;
-        let (model, _) = build::build(&objects, &view, config.default_algorithm, &build::Holders::new());
-        forwarding(&model, &config)?;
-        let metrics = match config.metrics_listen {
-            Some(address) => Some(http::bind(address).await?),
-            None => None,
-        };
-        Ok(Self { config, netlink, watch, folder, view, metrics })
+    /// Checks the configuration against the node, finds out where the model comes from, and reserves the ports of metrics and health.
+    pub async fn new(config: RunConfig) -> Result<Self, AgentError> {
+        let (follower, events) = Follower::start().await?;
+        let view = NodeView::new(&config.node_name, &config.interfaces, NodeState::from_events(events));
+        view.check_uplinks()?;
+        let source = Source::start(&config, &view).await?;
+        let netfilter = Netfilter::start(&config.proc).await;
+        let metrics = listen("--metrics-listen", config.metrics_listen).await?;
+        let healthz = listen("--healthz-listen", config.healthz_listen).await?;
+        Ok(Self { config, follower, netfilter, source, view, metrics, healthz })
     }
 
-    /// The interfaces clients come in by.
-    pub fn uplinks(&self) -> &BTreeSet<String> {
-        &self.config.interfaces
+    /// Whether packets for local backends go up the stack at first.
+    pub fn stack(&self) -> bool {
+        decide(self.config.delivery, self.netfilter.found().as_deref()).stack
     }
 }
 
-fn first_look(config: &RunConfig) -> Result<Folder, ConfigError> {
-    let mut folder = Folder::default();
-    let snapshot = read_folder(&config.manifests);
-    if let Err(cause) = &snapshot {
-        return Err(ConfigError::Manifests { path: config.manifests.clone(), cause: cause.clone() });
+async fn listen(flag: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, HttpError> {
+    match address {
+        Some(address) => http::bind(flag, address).await.map(Some),
+        None => Ok(None),
     }
-    folder.update(&config.manifests, snapshot);
-    Ok(folder)
+}
+
+/// What the model of files depends on besides the files.
+pub(super) fn setting<'a>(config: &'a RunConfig, node: &'a NodeView, info: &'a NodeInfo) -> Setting<'a> {
+    Setting {
+        node,
+        info,
+        node_ports: &config.nodeport_addresses,
+        default_algorithm: config.default_algorithm,
+        pod_weight: &|_, _| None,
+    }
 }
 
 /// Whether the kernel forwards the families that the model's frontends have.
 pub(super) fn forwarding(model: &Model, config: &RunConfig) -> Result<(), node::Error> {
-    let has = |v4: bool| model.services.values().any(|port| port.frontends.iter().any(|key| key.addr.is_v4() == v4));
+    let has = |v4: bool| model.services.values().any(|port| port.frontends.keys().any(|key| key.addr.is_v4() == v4));
     check_forwarding(&config.proc, has(true), has(false))
 }

@@ -1,71 +1,85 @@
 //! What the agent shows of itself, and what it gives the scaler: plain values made from what it knows.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use lb_common::{
-    Backend, BackendState, Frontend, Protocol, SocketKey,
-    names::{NAME_SERVICE, NameKey},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
+use lb_common::{Backend, BackendState, Protocol};
+
 use crate::{
-    dataplane::{Counters, Tables},
+    dataplane::{Capacity, Counters},
     discovery::build::Holders,
     model::ServiceId,
-    plan::service_id,
+    plan::Image,
     scaling::{BackendKey, BackendSample, ServiceSample},
     telemetry::{BackendSnapshot, ServiceSnapshot},
 };
 
 /// Every service port of the tables with its backends that are not removed.
-pub fn services(tables: &Tables, counters: &BTreeMap<u32, Counters>) -> Vec<ServiceSnapshot> {
-    let mut services: BTreeMap<ServiceId, Vec<BackendSnapshot>> = BTreeMap::new();
-    for (key, frontend) in &tables.frontends {
-        services.extend(identity(tables, frontend.service, key.protocol).map(|id| (id, Vec::new())));
-    }
-    for (index, backend) in &tables.backends {
-        let state = BackendState::from_number(backend.state).unwrap_or_default();
-        let Some(id) = identity(tables, backend.service, backend.protocol) else { continue };
-        if state != BackendState::Removed {
-            let counters = counters.get(index).copied().unwrap_or_default();
-            services.entry(id).or_default().push(snapshot(backend, state, counters));
-        }
-    }
-    services.into_iter().map(|(id, backends)| ServiceSnapshot { id, backends }).collect()
+pub fn services(tables: &Image, counters: &BTreeMap<u32, Counters>) -> Vec<ServiceSnapshot> {
+    let snapshot = |(id, index): (&ServiceId, &u32)| service(tables, counters, id, *index);
+    tables.services().iter().filter_map(snapshot).collect()
+}
+
+/// A service port; none if all that is left of it is being removed.
+fn service(tables: &Image, counters: &BTreeMap<u32, Counters>, id: &ServiceId, index: u32) -> Option<ServiceSnapshot> {
+    let backends = tables.backends_of(index).filter_map(|(index, backend)| {
+        let state = BackendState::from_number(backend.state).filter(|state| *state != BackendState::Removed)?;
+        Some(snapshot(backend, state, counters.get(&index).copied().unwrap_or_default()))
+    });
+    let backends: Vec<BackendSnapshot> = backends.collect();
+    let is_there = !backends.is_empty() || tables.frontends_of(index).next().is_some();
+    is_there.then(|| ServiceSnapshot { id: id.clone(), backends })
+}
+
+/// How full the maps are whose entries services take: name, entries, and for how many there is room.
+pub fn fill(tables: &Image, capacity: &Capacity) -> Vec<(&'static str, u64, u64)> {
+    vec![
+        ("frontends", tables.frontends().len() as u64, capacity.frontends.into()),
+        ("backends", tables.backends().len() as u64, capacity.backends.into()),
+        ("services", tables.services().len() as u64, capacity.services.into()),
+        ("slots", tables.slots_used(), capacity.slots.into()),
+    ]
 }
 
 /// Whose each frontend is, as the maps say.
-pub fn holders(tables: &Tables) -> Holders {
-    let holder = |(key, frontend): (&SocketKey, &Frontend)| {
-        let id = identity(tables, frontend.service, key.protocol)?;
-        Some((*key, (id.namespace, id.name)))
+pub fn holders(tables: &Image) -> Holders {
+    let of = |(id, index): (&ServiceId, &u32)| {
+        let holder = (id.namespace.clone(), id.name.clone());
+        tables.frontends_of(*index).map(move |key| (key, holder.clone())).collect::<Vec<_>>()
     };
-    tables.frontends.iter().filter_map(holder).collect()
-}
-
-fn identity(tables: &Tables, service: u32, protocol: u8) -> Option<ServiceId> {
-    let name = tables.names.get(&NameKey { kind: NAME_SERVICE, index: service })?;
-    service_id(name, Protocol::from_number(protocol)?).map(|(id, _)| id)
+    tables.services().iter().flat_map(of).collect()
 }
 
 fn snapshot(backend: &Backend, state: BackendState, counters: Counters) -> BackendSnapshot {
     BackendSnapshot { address: backend.key().socket(), state, effective_weight: backend.effective_weight, counters }
 }
 
-/// What the scaler reads: the backends of each Service over all its ports.
-pub fn samples(services: &[ServiceSnapshot], at: Duration) -> Vec<ServiceSample> {
-    let mut samples: BTreeMap<(&str, &str), Vec<BackendSample>> = BTreeMap::new();
-    for service in services {
-        let id = &service.id;
-        let backends = samples.entry((&id.namespace, &id.name)).or_default();
-        backends.extend(service.backends.iter().map(|backend| sample(id, backend)));
-    }
-    let sample = |((namespace, name), backends): ((&str, &str), _)| ServiceSample {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        at,
-        backends,
+/// What the scaler reads: the backends of these Services, by namespace and name, over all their ports.
+pub fn samples(
+    tables: &Image,
+    counters: &BTreeMap<u32, Counters>,
+    wanted: &BTreeSet<(String, String)>,
+    at: Duration,
+) -> Vec<ServiceSample> {
+    let sample = |(namespace, name): &(String, String)| {
+        let backends = ports(tables, namespace, name).filter_map(|(id, index)| service(tables, counters, id, index));
+        let backends: Vec<BackendSample> = backends
+            .flat_map(|service| service.backends.iter().map(|backend| sample(&service.id, backend)).collect::<Vec<_>>())
+            .collect();
+        let is_there = ports(tables, namespace, name).next().is_some();
+        let (namespace, name) = (namespace.clone(), name.clone());
+        is_there.then(|| ServiceSample { namespace, name, at, backends, ..ServiceSample::default() })
     };
-    samples.into_iter().map(sample).collect()
+    wanted.iter().filter_map(sample).collect()
+}
+
+/// The ports of a Service.
+fn ports<'a>(tables: &'a Image, namespace: &'a str, name: &'a str) -> impl Iterator<Item = (&'a ServiceId, u32)> + 'a {
+    let first = ServiceId { namespace: namespace.to_owned(), name: name.to_owned(), port: 0, protocol: Protocol::Tcp };
+    let ours = move |id: &ServiceId| id.namespace == namespace && id.name == name;
+    tables.services().range(first..).take_while(move |(id, _)| ours(id)).map(|(id, index)| (id, *index))
 }
 
 fn sample(id: &ServiceId, backend: &BackendSnapshot) -> BackendSample {
@@ -73,8 +87,10 @@ fn sample(id: &ServiceId, backend: &BackendSnapshot) -> BackendSample {
     BackendSample {
         key: BackendKey { port: id.port, protocol: id.protocol, address: backend.address },
         ready: backend.state == BackendState::Ready,
-        active: load.active,
+        active: load.open(),
         connections: load.connections,
         bytes: traffic.bytes_in + traffic.bytes_out,
+        // Without a cluster nobody says which processes a backend is.
+        usage: None,
     }
 }

@@ -7,11 +7,12 @@ use lb_common::{Algorithm, BackendLoad, BackendState, Protocol, SocketKey, count
 use super::*;
 use crate::{
     agent::core::SyncError,
+    config::SourceConfig,
     dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
     model::{BackendSpec, Feedback, HealthCheck, Model, Probe, ServiceId, ServicePort},
 };
 
-const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
+pub(super) const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
 
 fn id() -> ServiceId {
     ServiceId { namespace: "default".into(), name: "web".into(), port: 80, protocol: Protocol::Tcp }
@@ -24,7 +25,7 @@ fn at(n: u8) -> SocketAddr {
 fn port(backends: u8) -> ServicePort {
     let spec = BackendSpec { weight: 100, local: true, ..BackendSpec::default() };
     ServicePort {
-        frontends: [SocketKey::new(SocketAddr::from(([10, 96, 0, 1], 80)), Protocol::Tcp)].into(),
+        frontends: [(SocketKey::new(SocketAddr::from(([10, 96, 0, 1], 80)), Protocol::Tcp), Default::default())].into(),
         algorithm: Algorithm::Random,
         backends: (1..=backends).map(|n| (at(n), spec.clone())).collect(),
         ..ServicePort::default()
@@ -189,6 +190,9 @@ fn a_removed_backend_is_freed_when_its_flows_have_ended() {
     let mut agent = core(&fake, model(port(2)));
     carry(&fake, 1, 3, 5);
     agent.set_model(model(port(1)), true, second(1));
+    agent.sync(second(1)).unwrap();
+    assert_eq!(backends(&fake)[1].1, BackendState::Ready, "a packet may have chosen it");
+    agent.settle().unwrap();
     for n in 1..30 {
         agent.tick(second(n)).unwrap();
     }
@@ -255,10 +259,11 @@ fn reports_name_what_the_maps_hold() {
     let mut agent = core(&fake, model(port(2)));
     carry(&fake, 1, 3, 5);
     agent.tick(second(1)).unwrap();
-    let services = report::services(&agent.tables, &agent.counters);
+    let services = report::services(&agent.tables, agent.counters());
     assert_eq!(services.len(), 1);
     assert_eq!((&services[0].id, services[0].backends.len()), (&id(), 2));
-    let samples = report::samples(&services, second(1));
+    let samples =
+        report::samples(&agent.tables, agent.counters(), &[("default".into(), "web".into())].into(), second(1));
     assert_eq!(
         (samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready),
         ("web", 3, true)
@@ -266,15 +271,20 @@ fn reports_name_what_the_maps_hold() {
     assert!(!fake.state().writes.contains(&Write::FreeBackend(0)));
 }
 
-fn config(folder: PathBuf, proc: PathBuf) -> RunConfig {
+pub(super) fn config(folder: PathBuf, proc: PathBuf) -> RunConfig {
     RunConfig {
+        sockets: super::sockets::SocketConfig::off("a test"),
         pin_path: folder.join("pins"),
-        manifests: folder,
+        source: SourceConfig::Files(folder),
         interfaces: ["lo".to_owned()].into(),
+        delivery: Default::default(),
         datapath: crate::dataplane::attach::Datapath::Auto,
         node_name: "node".into(),
         default_algorithm: Algorithm::Maglev,
+        nodeport_addresses: Default::default(),
+        coordinator: None,
         metrics_listen: None,
+        healthz_listen: None,
         scale_command: None,
         scale_timeout: Duration::from_secs(1),
         snat_ports: (61000, 65535),
@@ -283,7 +293,7 @@ fn config(folder: PathBuf, proc: PathBuf) -> RunConfig {
 }
 
 /// A /proc of a node that forwards.
-fn proc() -> tempfile::TempDir {
+pub(super) fn proc() -> tempfile::TempDir {
     let proc = tempfile::tempdir().unwrap();
     let files = [
         ("sys/net/ipv4/ip_forward", "1"),
@@ -306,7 +316,11 @@ async fn a_start_that_cannot_succeed_says_why() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let good = || config(folder.path().into(), proc.path().into());
     let cases: [(RunConfig, &str, &[&str]); 4] = [
-        (RunConfig { manifests: folder.path().join("gone"), ..good() }, "", &["--manifests", "gone", "name a folder"]),
+        (
+            RunConfig { source: SourceConfig::Files(folder.path().join("gone")), ..good() },
+            "",
+            &["--manifests", "gone", "name a folder"],
+        ),
         (RunConfig { interfaces: ["eth77".to_owned()].into(), ..good() }, "", &["--interface eth77", "use one of: lo"]),
         (RunConfig { snat_ports: (60000, 61000), ..good() }, "", &["--snat-ports 60000-61000", "ip_local_port_range"]),
         (good(), v6, &["net.ipv6.conf.all.forwarding=1"]),
@@ -394,7 +408,7 @@ async fn from_a_file_to_the_maps_and_back_into_the_metrics() {
     let algorithm = |agent: &Running| agent.fake.state().tables.frontends.values().next().map(|f| f.algorithm);
     let states = |agent: &Running| backends(&agent.fake).into_iter().map(|b| b.1).collect::<Vec<_>>();
     agent.until("in force", |a| algorithm(a) == Some(Algorithm::Random as u8)).await;
-    assert_eq!(agent.fake.state().attached, [("lo".to_owned(), dataplane::attach::Role::Uplink)]);
+    assert_eq!(agent.fake.state().attached.first(), Some(&("lo".to_owned(), crate::node::Role::Uplink)));
     agent.until("127.0.0.2 answers nobody", |a| states(a) == [BackendState::Ready, BackendState::Unhealthy]).await;
 
     let file = agent.folder.path().join("a.yaml");

@@ -3,6 +3,7 @@
 pub mod alias;
 pub mod feedback;
 pub mod maglev;
+pub mod reach;
 pub mod sequence;
 pub mod tables;
 pub mod weights;

@@ -24,7 +24,7 @@ pub struct Entry {
 pub struct Built {
     /// The run of slots.
     pub slots: Vec<u64>,
-    /// [`lb_common::Frontend::table_len`]: slots, or pairs of an alias table.
+    /// [`lb_common::Selection::len`]: slots, or pairs of an alias table.
     pub len: u32,
 }
 

@@ -33,7 +33,7 @@ impl Default for Condition {
 /// What the packet path is told of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effective {
-    /// The weight selection uses; 0: no new connections.
+    /// The weight it has where it takes new connections, see [`super::reach`]; 0: nowhere.
     pub weight: u16,
     /// Why.
     pub state: BackendState,
@@ -50,19 +50,14 @@ pub fn effective(
     service: &ServicePort,
     conditions: &BTreeMap<SocketAddr, Condition>,
 ) -> BTreeMap<SocketAddr, Effective> {
-    let condition = |at: &SocketAddr| conditions.get(at).copied().unwrap_or_default();
-    let states: BTreeMap<SocketAddr, BackendState> =
-        service.backends.iter().map(|(at, spec)| (*at, state(spec, condition(at)))).collect();
-    let some_ready = states.values().any(|state| *state == BackendState::Ready);
     let scale = scale(service, conditions);
-    let weigh = |(at, state): (&SocketAddr, &BackendState)| {
-        // Where all are unhealthy, the checks are likelier to be wrong than everybody.
-        let takes = *state == BackendState::Ready || (*state == BackendState::Unhealthy && !some_ready);
-        let spec_weight = service.backends.get(at).map_or(0, |spec| spec.weight);
-        let weight = if takes { moved(service, spec_weight, condition(at), scale) } else { 0 };
-        (*at, Effective { weight, state: *state })
+    let weigh = |(at, spec): (&SocketAddr, &BackendSpec)| {
+        let condition = conditions.get(at).copied().unwrap_or_default();
+        let takes = spec.weight > 0 && !condition.drained;
+        let weight = if takes { moved(service, spec.weight, condition, scale) } else { 0 };
+        (*at, Effective { weight, state: state(spec, condition) })
     };
-    states.iter().map(weigh).collect()
+    service.backends.iter().map(weigh).collect()
 }
 
 fn state(spec: &BackendSpec, condition: Condition) -> BackendState {
@@ -128,16 +123,11 @@ mod tests {
         let plain = service(&[100, 50, 0]);
         assert_eq!(weights(&plain, &[]), [(100, Ready), (50, Ready), (0, Draining)]);
         assert_eq!(weights(&plain, &[(0, drained)]), [(0, Draining), (50, Ready), (0, Draining)]);
-        assert_eq!(weights(&plain, &[(0, ill)]), [(0, Unhealthy), (50, Ready), (0, Draining)]);
-        let all_ill = [(0, ill), (1, ill), (2, ill)];
-        assert_eq!(
-            weights(&plain, &all_ill),
-            [(100, Unhealthy), (50, Unhealthy), (0, Draining)],
-            "all unhealthy: all are used"
-        );
+        assert_eq!(weights(&plain, &[(0, ill)]), [(100, Unhealthy), (50, Ready), (0, Draining)]);
         let mut leaving = service(&[100, 100]);
         leaving.backends.get_mut(&at(0)).unwrap().terminating = true;
         assert_eq!(weights(&leaving, &[(0, drained)]), [(0, Terminating), (100, Ready)]);
+        assert_eq!(weights(&leaving, &[]), [(100, Terminating), (100, Ready)], "it may be the last that serves");
     }
 
     #[test]

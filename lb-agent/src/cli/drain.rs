@@ -40,7 +40,7 @@ pub fn drained(view: &View, backend: SocketKey, agent: bool) -> String {
     let active: u64 = view
         .backends()
         .filter(|(_, known)| known.key() == backend)
-        .map(|(index, _)| view.counters(index).load.active)
+        .map(|(index, _)| view.counters(index).load.open())
         .sum();
     let remain = match active {
         0 => "it has no active connection".to_owned(),

@@ -81,9 +81,9 @@ pub enum Error {
         /// The frontend.
         frontend: SocketKey,
     },
-    /// `--via socket`.
-    #[error("this version balances packets only: it attaches no socket hooks")]
-    NoSocketHooks,
+    /// It is not known where a client is.
+    #[error("the routes of this node cannot be read: {0}")]
+    Routes(#[source] crate::node::Error),
     /// A command needs the agent, which does not answer.
     #[error("no agent answers for {path}: {reason}")]
     NoAgent {
@@ -132,6 +132,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Nothing was fitted.
+    #[error(transparent)]
+    Fit(#[from] super::fit::FitError),
     /// `weir run` failed.
     #[error("{cause}")]
     Run {
@@ -167,13 +170,14 @@ impl Error {
             Self::UnknownBackend { known, .. } => known_list("`weir get backends` lists them", known),
             Self::NotDrained { known, .. } => known_list("`weir map dump drains` lists what is drained", known),
             Self::Family { .. } => "give --from an address of the frontend's family".into(),
-            Self::NoSocketHooks => "use --via packet".into(),
+            Self::Routes(_) => "run in the node's network namespace; --via socket needs no routes".into(),
             Self::NoAgent { .. } => "start `weir run`, or name its folder with --pin-path".into(),
             Self::UnknownPolicy { known, .. } => known_list("`weir get policies` lists them", known),
             Self::AmbiguousPolicy { .. } => "choose one with -n NAMESPACE".into(),
             Self::Answer { .. } => "use the `weir` of the agent's version".into(),
             Self::AgentRunning { .. } => "stop that agent first, or name another folder with --pin-path".into(),
             Self::File { .. } => "check that it exists and may be read".into(),
+            Self::Fit(error) => error.remedy(),
             Self::Run { remedy, .. } => remedy.clone(),
             Self::Output(_) => "check where the output goes".into(),
             Self::Format { .. } => "try another -o".into(),
@@ -181,7 +185,7 @@ impl Error {
     }
 
     /// An error whose text has both its cause and, after the last such mark, its remedy.
-    fn in_two(text: &str, mark: &str) -> Self {
+    pub(super) fn in_two(text: &str, mark: &str) -> Self {
         let (cause, remedy) = text.rsplit_once(mark).unwrap_or((text, "look at `weir status`"));
         Self::Run { cause: cause.into(), remedy: remedy.into() }
     }
@@ -272,7 +276,7 @@ mod tests {
             Error::NotBpffs { path: "/x".into() },
             Error::NotPinned { path: "/x".into() },
             Error::AgentRunning { path: "/x".into(), pid: Some(7) },
-            Error::NoSocketHooks,
+            Error::Routes(io::Error::other("no").into()),
             Error::UnknownMap { name: "m".into(), known: vec!["flows"] },
         ];
         for error in errors {

@@ -1,9 +1,12 @@
 //! What commands ask of this machine besides its maps: is the pin path on a bpf file system, does an agent hold it, what time is it.
 
-use std::{os::linux::fs::MetadataExt, path::Path};
+use std::{net::IpAddr, os::linux::fs::MetadataExt, path::Path};
 
 use super::Error;
-use crate::dataplane::sys;
+use crate::{
+    dataplane::sys,
+    node::{Follower, NodeState},
+};
 
 /// Fails unless the pin path is, or would be, on a bpf file system.
 pub fn check_bpffs(pin_path: &Path) -> Result<(), Error> {
@@ -13,6 +16,14 @@ pub fn check_bpffs(pin_path: &Path) -> Result<(), Error> {
         Ok(false) => Err(Error::NotBpffs { path: pin_path.to_owned() }),
         Err(source) => Err(Error::File { path: existing.to_owned(), source }),
     }
+}
+
+/// The interface by which packets to an address leave this node; `None` if they do not.
+pub fn interface_towards(to: IpAddr) -> Result<Option<u32>, Error> {
+    let listed = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Into::into);
+    let listed = listed.and_then(|runtime| runtime.block_on(Follower::start()));
+    let (_, events) = listed.map_err(Error::Routes)?;
+    Ok(NodeState::from_events(events).way(to).filter(|way| !way.own).map(|way| way.interface))
 }
 
 /// Seconds of the monotonic clock, as the packet path reads it.

@@ -1,11 +1,16 @@
 //! The command line: what can be said to `weir`, and who answers.
 
 pub mod agent;
+pub mod backtest;
 pub mod completions;
+pub mod coordinator;
+pub mod crds;
 pub mod detach;
 pub mod drain;
 pub mod error;
 pub mod explain;
+pub mod fit;
+pub mod forecast;
 pub mod get;
 pub mod host;
 pub mod labels;
@@ -36,7 +41,7 @@ use self::{
     view::View,
 };
 use crate::dataplane::{
-    Inspect, attach,
+    Inspect, attach, cgroup,
     pins::{self, Pinned},
 };
 
@@ -70,7 +75,15 @@ pub enum Command {
     /// Say what is loaded and attached, and what is wrong; exit code 1 if anything is.
     Status(status::StatusArgs),
     /// Remove every program, pin and map from the kernel.
-    Detach,
+    Detach(detach::DetachArgs),
+    /// Run the cluster-wide part: gives addresses to Services, and says which node announces them.
+    Coordinator(coordinator::CoordinatorArgs),
+    /// Replay a load trace under a ScalePolicy and under models of other autoscalers.
+    Backtest(Box<backtest::BacktestArgs>),
+    /// Fit a linear regression to recorded load, for a policy's forecast.
+    Fit(fit::FitArgs),
+    /// Print the definitions of the custom resources.
+    Crds,
     /// Print a script that completes commands in a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -105,13 +118,17 @@ fn dispatch(cli: Cli, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
     let pins = cli.pin_path.as_path();
     match cli.command {
         Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(run::run(args, cli.pin_path))?,
+        Command::Coordinator(args) => tokio::runtime::Runtime::new()?.block_on(coordinator::run(args))?,
         Command::Get(args) => get(&args, pins, screen)?,
         Command::Map(args) => screen.print(&map(&args.command, pins, screen.colour)?)?,
         Command::Explain(args) => explain(&args, pins, screen)?,
         Command::Drain(args) => screen.print(&drain(args.backend, pins)?)?,
         Command::Undrain(args) => screen.print(&undrain(args.backend, pins)?)?,
         Command::Status(args) => return status(args.output, pins, screen),
-        Command::Detach => screen.print(&detach::text(pins, &detach::detach(pins)?))?,
+        Command::Detach(args) => detach::run(&args, pins, screen)?,
+        Command::Backtest(args) => backtest::run(&args, screen)?,
+        Command::Fit(args) => fit::run(&args, screen)?,
+        Command::Crds => screen.print(&crds::text()?)?,
         Command::Completions(args) => screen.print(&completions::script(args.shell))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -170,7 +187,10 @@ fn explain(args: &ExplainArgs, pin_path: &Path, screen: &mut Screen<'_>) -> Resu
     // clap has seen to it that both are there.
     if let (Some(frontend), Some(client)) = (args.frontend, args.from) {
         let source = open(pin_path)?;
-        let hooks = attach::hooks(pin_path)?.iter().map(status::place).collect();
+        let hooks = match args.via {
+            explain::Via::Packet => attach::hooks(pin_path)?.iter().map(status::place).collect(),
+            explain::Via::Socket => cgroup::hooks(pin_path)?.iter().map(status::socket_place).collect(),
+        };
         let maps = map::read::MapFolder::new(pin_path);
         let answer = explain::connection(frontend, client, args.via, &source, &maps, hooks)?;
         screen.print(&answer.show(args.output, screen.colour)?)?;

@@ -96,6 +96,12 @@ impl From<&str> for Cell {
     }
 }
 
+impl From<Option<u64>> for Cell {
+    fn from(number: Option<u64>) -> Self {
+        number.map_or_else(|| "-".into(), Self::from)
+    }
+}
+
 impl From<u64> for Cell {
     fn from(number: u64) -> Self {
         number.to_string().into()

@@ -32,6 +32,11 @@ fn every_documented_form_is_understood() {
         "weir undrain 10.1.0.1:53/UDP",
         "weir status -o json",
         "weir detach",
+        "weir detach --hold [::]:9560",
+        "weir detach --daemonset kube-system/weir-agent --hold 0.0.0.0:9560 --timeout 90s",
+        "weir fit --data load.csv.gz --target cpuCores --features rps,tokens --at 0.8",
+        "weir fit --data load.csv --target load --features mean:5m,hourOfDay --horizon 2m -o json --plot fit.svg",
+        "weir crds",
         "weir completions bash",
     ] {
         if let Err(error) = parse(line) {
@@ -50,7 +55,10 @@ fn usage_errors_exit_with_2() {
         ("weir explain 10.0.0.1:80", ErrorKind::MissingRequiredArgument),
         ("weir explain 10.0.0.1 --from 192.0.2.7", ErrorKind::ValueValidation),
         ("weir drain 10.1.0.1:8080/SCTP", ErrorKind::ValueValidation),
+        ("weir fit --data load.csv --target load", ErrorKind::MissingRequiredArgument),
         ("weir map dump", ErrorKind::MissingRequiredArgument),
+        ("weir detach --daemonset kube-system/weir-agent", ErrorKind::MissingRequiredArgument),
+        ("weir detach --daemonset weir-agent --hold 0.0.0.0:9560", ErrorKind::ValueValidation),
     ] {
         let error = parse(line).unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
@@ -67,6 +75,7 @@ fn commands_say_so_when_the_pin_path_cannot_hold_pins() {
         "explain 10.0.0.1:80 --from 192.0.2.7",
         "drain 10.1.0.1:80",
         "detach",
+        "detach --hold 127.0.0.1:0",
     ] {
         let cli = parse(&format!("weir --pin-path {} {command}", folder.path().display())).unwrap();
         let mut buffer = Vec::new();

@@ -34,14 +34,14 @@ impl View {
     pub fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
         self.tables.backends.iter().map(|(index, backend)| (*index, backend)).filter(|(index, backend)| {
             let load = self.counters(*index).load;
-            backend.state != BackendState::Removed as u8 || load.active + load.pending > 0
+            backend.state != BackendState::Removed as u8 || load.open() + load.pending + load.sockets > 0
         })
     }
 
-    /// The frontends of each service, lowest address first.
+    /// The frontends of each service that lead somewhere, lowest address first.
     pub fn frontends(&self) -> BTreeMap<u32, Vec<SocketKey>> {
         let mut by_service: BTreeMap<u32, Vec<SocketKey>> = BTreeMap::new();
-        for (key, frontend) in &self.tables.frontends {
+        for (key, frontend) in self.tables.frontends.iter().filter(|(key, _)| !key.is_other_ports()) {
             by_service.entry(frontend.service).or_default().push(*key);
         }
         for keys in by_service.values_mut() {
@@ -64,7 +64,7 @@ pub(super) mod sample {
     //! A small set of maps: `default/web:80` (two frontends, three backends, one of them removed with a flow) and `kube/dns:53`.
 
     use lb_common::{
-        Algorithm, BackendLoad, Frontend, Traffic, Vip,
+        Algorithm, BackendLoad, Frontend, Selection, Traffic, Vip,
         backend::BACKEND_LOCAL,
         names::{NAME_BACKEND, NAME_SERVICE, NameKey},
         service::{FRONTEND_AFFINITY, VIP_LIVE},
@@ -93,6 +93,9 @@ pub(super) mod sample {
         }
         fn drains(&self) -> Result<BTreeSet<SocketKey>, MapError> {
             Ok(BTreeSet::new())
+        }
+        fn announced(&self) -> Result<BTreeMap<lb_common::Addr, lb_common::Announced>, MapError> {
+            Ok(self.0.tables.announced.clone())
         }
         fn flows(&self) -> Result<Vec<FlowEntry>, MapError> {
             Ok(Vec::new())
@@ -143,8 +146,8 @@ pub(super) mod sample {
         let frontend = |id, service, offset, flags| Frontend {
             id,
             service,
-            table_offset: offset,
-            table_len: 5,
+            inside: Selection { offset, len: 5 },
+            outside: Selection { offset, len: 5 },
             affinity_seconds: 600,
             algorithm: Algorithm::Maglev as u8,
             flags,

@@ -1,22 +1,24 @@
 //! Which program sits at which interface. Every attachment is a link, pinned as `link_<interface index>_<hook>`: it outlives the
 //! agent, and the next agent puts its own program into the same link without a gap.
 
-use std::{fmt, fs, io, path::Path};
+use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use aya::programs::{
-    ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
     links::{FdLink, LinkInfo, PinnedLink},
     tc::SchedClassifierLink,
     xdp::XdpLink,
 };
-use lb_common::names::{INTERFACE_XDP, map, program};
+use lb_common::names::{INTERFACE_INSIDE, INTERFACE_XDP, map, program};
 
 use super::{
     Error,
-    bpf::{Bpf, find, kernel},
-    pins::{failed, map_folder},
+    bpf::{Bpf, find, kernel, loaded},
+    cgroup::{self, SocketHook},
+    pins::{failed, ignore_missing, map_folder},
     sys,
 };
+use crate::node::{Role, link::Link};
 
 /// `--datapath`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,15 +32,6 @@ pub enum Datapath {
     Xdp,
     /// XDP in the kernel's generic form, with tc beside it.
     XdpGeneric,
-}
-
-/// What an interface is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Clients come this way.
-    Uplink,
-    /// Backends are behind it.
-    Backend,
 }
 
 /// A place in the kernel where a program of ours is attached.
@@ -122,8 +115,10 @@ fn link_program(link: &FdLink) -> Option<u32> {
 /// What `detach` has removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detached {
-    /// Links.
+    /// Links at interfaces.
     pub hooks: Vec<Hook>,
+    /// Links at cgroups.
+    pub sockets: Vec<SocketHook>,
     /// Maps.
     pub maps: usize,
 }
@@ -132,6 +127,7 @@ pub struct Detached {
 pub fn detach(pin_path: &Path) -> Result<Detached, Error> {
     let lock = sys::lock(pin_path).map_err(|_| Error::NotPinned { path: pin_path.into() })?;
     let _lock = lock.ok_or_else(|| Error::AgentRunning { path: pin_path.into() })?;
+    let sockets = cgroup::detach(pin_path)?;
     let hooks = hooks(pin_path)?;
     let gone = |path: &Path| kernel_io(format!("remove {}", path.display()));
     for hook in &hooks {
@@ -149,7 +145,7 @@ pub fn detach(pin_path: &Path) -> Result<Detached, Error> {
             fs::remove_dir(path).map_err(gone(path))?;
         }
     }
-    Ok(Detached { hooks, maps })
+    Ok(Detached { hooks, sockets, maps })
 }
 
 fn kernel_io(what: String) -> impl FnOnce(io::Error) -> Error {
@@ -158,34 +154,56 @@ fn kernel_io(what: String) -> impl FnOnce(io::Error) -> Error {
 
 impl Bpf {
     /// Attaches what an interface of this role needs; what is attached already gets this agent's programs. Returns the hooks.
-    pub fn attach(&mut self, interface: &str, role: Role, datapath: Datapath) -> Result<Vec<HookKind>, Error> {
-        let index =
-            sys::interface_index(interface).ok_or_else(|| Error::NoInterface { interface: interface.into() })?;
-        let mut kinds = Vec::new();
-        if role == Role::Uplink
-            && let Some(kind) = self.attach_xdp(interface, index, datapath)?
-        {
-            kinds.push(kind);
+    pub fn attach(&mut self, link: &Link, role: Role, datapath: Datapath) -> Result<Vec<HookKind>, Error> {
+        let Link { name, index, .. } = link;
+        if sys::interface_index(name) != Some(*index) {
+            return Err(Error::NoInterface { interface: name.clone() });
         }
-        // From here on tc takes what XDP leaves.
-        self.attach_tc(interface, index, HookKind::TcxIngress)?;
-        kinds.push(HookKind::TcxIngress);
+        let mut kinds = Vec::new();
         if role == Role::Uplink {
-            self.attach_tc(interface, index, HookKind::TcxEgress)?;
+            kinds.extend(self.attach_xdp(link, datapath)?);
+        }
+        // Known before the first packet is seen.
+        self.flag(*index, role, !kinds.is_empty())?;
+        // From here on tc takes what XDP leaves.
+        self.attach_tc(name, *index, HookKind::TcxIngress)?;
+        kinds.push(HookKind::TcxIngress);
+        // What leaves towards clients, outside or in a pod, may be the node's own reply.
+        if role != Role::Transit {
+            self.attach_tc(name, *index, HookKind::TcxEgress)?;
             kinds.push(HookKind::TcxEgress);
         }
         Ok(kinds)
     }
 
-    /// Removes links whose interface is gone.
-    pub fn forget_gone(&mut self) -> Result<(), Error> {
-        for hook in hooks(&self.pin_path)? {
-            if hook.interface.is_none() {
-                let path = self.pin_path.join(pin_name(hook.index, hook.kind));
-                fs::remove_file(&path).map_err(kernel_io(format!("remove {}", path.display())))?;
+    /// Says in the `interfaces` map what an interface is.
+    fn flag(&mut self, index: u32, role: Role, xdp: bool) -> Result<(), Error> {
+        let inside = if role == Role::Inside { INTERFACE_INSIDE } else { 0 };
+        let flags = inside | if xdp { INTERFACE_XDP } else { 0 };
+        let interfaces = &mut self.pinned.interfaces;
+        let result =
+            if flags == 0 { ignore_missing(interfaces.remove(&index)) } else { interfaces.insert(index, flags, 0) };
+        result.map_err(failed(map::INTERFACES, "write"))
+    }
+
+    /// Removes all links of an interface, which may be gone.
+    pub fn let_go(&mut self, index: u32) -> Result<(), Error> {
+        for kind in HookKind::ALL {
+            let path = self.pin_path.join(pin_name(index, kind));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(kernel(format!("remove {}", path.display()), error));
+                }
+                _ => {}
             }
         }
-        Ok(())
+        ignore_missing(self.pinned.interfaces.remove(&index)).map_err(failed(map::INTERFACES, "delete"))
+    }
+
+    /// Removes the links of all interfaces but these.
+    pub fn let_go_of_others(&mut self, keep: &BTreeSet<u32>) -> Result<(), Error> {
+        let others: BTreeSet<u32> = hooks(&self.pin_path)?.into_iter().map(|hook| hook.index).collect();
+        others.difference(keep).try_for_each(|index| self.let_go(*index))
     }
 
     /// The link pinned for a hook, if there is one.
@@ -205,7 +223,7 @@ impl Bpf {
         };
         let context = |e: ProgramError| kernel(format!("attach {name} to {interface}"), e);
         let old = self.pinned_link(index, kind);
-        let program: &mut SchedClassifier = find(&mut self.programs, name)?;
+        let program: &mut SchedClassifier = find(loaded(&mut self.programs)?, name)?;
         if let Some(link) = old {
             let link = SchedClassifierLink::try_from(link).map_err(|e| kernel(format!("take over {kind}"), e))?;
             let id = program.attach_to_link(link).map_err(context)?;
@@ -222,19 +240,17 @@ impl Bpf {
     }
 
     /// Attaches XDP if it is wanted, and `auto` finds it possible.
-    fn attach_xdp(&mut self, interface: &str, index: u32, datapath: Datapath) -> Result<Option<HookKind>, Error> {
+    fn attach_xdp(&mut self, link: &Link, datapath: Datapath) -> Result<Option<HookKind>, Error> {
         let kind = match datapath {
             Datapath::Tc => return Ok(None),
-            Datapath::Auto if !has_device(interface) => return Ok(None),
+            // On a virtual interface XDP costs segmentation offload.
+            Datapath::Auto if !link.device => return Ok(None),
             Datapath::Auto | Datapath::Xdp => HookKind::XdpNative,
             Datapath::XdpGeneric => HookKind::XdpGeneric,
         };
-        match self.put_xdp(interface, index, kind) {
-            Ok(()) => {
-                let result = self.pinned.interfaces.insert(index, INTERFACE_XDP, 0);
-                result.map_err(failed(map::INTERFACES, "write"))?;
-                Ok(Some(kind))
-            }
+        let interface = link.name.as_str();
+        match self.put_xdp(interface, link.index, kind) {
+            Ok(()) => Ok(Some(kind)),
             Err(error) if datapath == Datapath::Auto => {
                 tracing::info!(interface, %error, "no XDP here, tc alone");
                 Ok(None)
@@ -246,7 +262,7 @@ impl Bpf {
     fn put_xdp(&mut self, interface: &str, index: u32, kind: HookKind) -> Result<(), Error> {
         let context = |e: ProgramError| kernel(format!("attach {} to {interface} ({kind})", program::XDP), e);
         let old = self.pinned_link(index, kind);
-        let xdp: &mut Xdp = find(&mut self.programs, program::XDP)?;
+        let xdp = self.xdp()?;
         if let Some(link) = old {
             let link = XdpLink::try_from(link).map_err(|e| kernel(format!("take over {kind}"), e))?;
             let id = xdp.attach_to_link(link).map_err(context)?;
@@ -277,11 +293,6 @@ impl Hook {
 fn is_busy(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(e)
         if matches!(e.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
-}
-
-/// Whether an interface is a device with a driver, not a virtual one, on which XDP costs segmentation offload.
-fn has_device(interface: &str) -> bool {
-    Path::new("/sys/class/net").join(interface).join("device").exists()
 }
 
 /// The XDP program at an interface, as `NAME (id N)`.

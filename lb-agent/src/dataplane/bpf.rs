@@ -7,26 +7,28 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::PerCpuValues,
+    maps::lpm_trie::Key,
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::KernelVersion,
 };
 use lb_common::{
     ABI_VERSION, Backend, BackendLoad, DropReason, Settings, SocketKey, Traffic,
     abi::{RepairRequest, SWEEP_BATCH, SweepRequest, SweepResult},
-    counters::Recount,
     names::{Name, map, program},
 };
 
 use super::{
-    Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write,
+    Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write, btf, cgroup,
     pins::{Pinned, failed, ignore_missing, map_folder},
-    sys,
+    range_key, sys,
 };
+
+pub use super::sizes::Sizes;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-bpf.o"));
 
@@ -43,6 +45,8 @@ pub struct Options {
     pub snat_ports: (u16, u16),
     /// Seconds after which a silent TCP connection is forgotten.
     pub tcp_idle: u32,
+    /// Whether packets of clients whose address a backend sees go through the node's stack, and so past its packet filter.
+    pub delivery_stack: bool,
     /// Whether rare events are logged.
     pub bpf_log: bool,
     /// Seed of the flow hash of new maps: random.
@@ -51,55 +55,131 @@ pub struct Options {
     pub test_clock: bool,
 }
 
-/// How much new maps have room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Frontends, and service ports.
-    pub frontends: u32,
-    /// Backends of all service ports.
-    pub backends: u32,
-    /// Slots of selection tables, 8 bytes each.
-    pub slots: u32,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self { frontends: 4096, backends: 16_384, slots: 1 << 21 }
-    }
-}
-
 /// The loaded programs and the pinned maps.
 pub struct Bpf {
     pub(super) pinned: Pinned,
-    pub(super) programs: Ebpf,
+    /// None until [`Self::set_programs`].
+    pub(crate) programs: Option<Ebpf>,
+    /// The programs with which the maps were made, until they are loaded.
+    object: Option<Ebpf>,
     pub(super) pin_path: PathBuf,
+    options: Options,
     buckets: u32,
+    /// How far the running pass of the sweep is; 0: none runs.
+    swept: u32,
     settings: Settings,
+    /// No hook has seen what became of the sockets since the last agent.
+    unwatched: bool,
     _lock: File,
 }
+
+/// Programs that the kernel has accepted.
+pub struct Programs(Ebpf);
+
+/// Loads programs; see [`Bpf::loading`].
+pub type Loading = Box<dyn FnOnce() -> Result<Programs, Error> + Send>;
 
 impl Bpf {
     /// Loads everything, and attaches nothing. Fails before it has changed anything that packets use.
     pub fn start(options: &Options) -> Result<Self, Error> {
+        let mut bpf = Self::open(options)?;
+        bpf.load()?;
+        bpf.xdp()?;
+        Ok(bpf)
+    }
+
+    /// Makes the maps, or takes over those of an earlier agent, whose programs go on. They can be used while [`Self::loading`] has the
+    /// kernel check the programs, which takes seconds.
+    pub fn open(options: &Options) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
         let lock = claim(&options.pin_path)?;
         let folder = map_folder(&options.pin_path);
         fs::create_dir_all(&folder).map_err(|source| create_failed(&folder, source))?;
-        let existing = Pinned::open(&options.pin_path).and_then(|p| p.settings()).ok().filter(|s| s.abi != 0);
-        let settings = existing.unwrap_or_else(|| fresh(options));
+        let kept = Pinned::open(&options.pin_path).and_then(|pinned| Ok((pinned.settings()?, pinned))).ok();
+        let kept = kept.filter(|(settings, _)| settings.abi != 0);
+        let settings = kept.as_ref().map_or_else(|| fresh(options), |(settings, _)| *settings);
         let settings = Settings {
             snat_first: options.snat_ports.0,
             snat_last: options.snat_ports.1,
             tcp_idle: options.tcp_idle,
             ..settings
         };
-        let programs = load(options, &folder, &settings)?;
-        let mut pinned = Pinned::open(&options.pin_path)?;
-        pinned.settings.set(0, settings, 0).map_err(failed(map::SETTINGS, "write"))?;
+        let unwatched = cgroup::forget_unwatched(&options.pin_path, &folder)?;
+        let (pinned, object) = match kept {
+            Some((_, pinned)) => (pinned, None),
+            None => {
+                let object = read_object(options, &folder, &settings)?;
+                (Pinned::open(&options.pin_path)?, Some(object))
+            }
+        };
         let buckets = settings.bucket_mask + 1;
-        Ok(Self { pinned, programs, pin_path: options.pin_path.clone(), buckets, settings, _lock: lock })
+        let (pin_path, options) = (options.pin_path.clone(), options.clone());
+        let programs = None;
+        let mut bpf =
+            Self { pinned, programs, object, pin_path, options, buckets, swept: 0, settings, unwatched, _lock: lock };
+        if bpf.object.is_some() {
+            bpf.made()?;
+        }
+        Ok(bpf)
+    }
+
+    /// Loads the programs, if that is not done.
+    fn load(&mut self) -> Result<(), Error> {
+        match self.loading() {
+            Some(loading) => self.set_programs(loading()?),
+            None => Ok(()),
+        }
+    }
+
+    /// What loads the programs while the maps are used; none if that is done.
+    pub fn loading(&mut self) -> Option<Loading> {
+        if self.programs.is_some() {
+            return None;
+        }
+        let (object, options, settings) = (self.object.take(), self.options.clone(), self.settings);
+        Some(Box::new(move || {
+            let object = match object {
+                Some(object) => object,
+                None => read_object(&options, &map_folder(&options.pin_path), &settings)?,
+            };
+            load(object).map(Programs)
+        }))
+    }
+
+    /// Takes the programs that were loaded.
+    pub fn set_programs(&mut self, programs: Programs) -> Result<(), Error> {
+        self.programs = Some(programs.0);
+        // Maps that were not there have been made.
+        self.pinned = Pinned::open(&self.pin_path)?;
+        self.made()
+    }
+
+    /// The program of XDP, loaded when it is first asked for: checking it takes the kernel about a second, and many nodes use tc alone.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        let xdp: &mut Xdp = find(loaded(&mut self.programs)?, program::XDP)?;
+        match xdp.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(xdp),
+            Err(source) => Err(refused(program::XDP, source)),
+        }
+    }
+
+    fn made(&mut self) -> Result<(), Error> {
+        if self.unwatched {
+            self.pinned.clear_sockets();
+        }
+        self.pinned.settings.set(0, self.settings, 0).map_err(failed(map::SETTINGS, "write"))
+    }
+
+    /// Loads the programs anew with this delivery. What is attached keeps the old ones until it is attached again.
+    pub fn set_delivery(&mut self, stack: bool) -> Result<(), Error> {
+        if self.options.delivery_stack != stack {
+            let options = Options { delivery_stack: stack, ..self.options.clone() };
+            self.programs = Some(load(read_object(&options, &map_folder(&self.pin_path), &self.settings)?)?);
+            self.options = options;
+        }
+        Ok(())
     }
 
     /// What the maps were made with.
@@ -107,9 +187,14 @@ impl Bpf {
         self.settings
     }
 
+    /// Where maps and links are pinned.
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+
     /// The programs, for aya-log and for tests that run them.
-    pub fn programs_mut(&mut self) -> &mut Ebpf {
-        &mut self.programs
+    pub fn programs_mut(&mut self) -> Result<&mut Ebpf, Error> {
+        loaded(&mut self.programs)
     }
 
     /// Runs one of the maintenance programs on a packet that carries `request`.
@@ -121,7 +206,8 @@ impl Bpf {
         let run = |program: &SchedClassifier| {
             program.test_run(TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() })
         };
-        let program = self.programs.program(name).ok_or_else(|| missing(name))?;
+        let program =
+            self.programs.as_ref().and_then(|programs| programs.program(name)).ok_or_else(|| missing(name))?;
         let program: &SchedClassifier = program.try_into().map_err(|e| kernel(format!("find program {name}"), e))?;
         let result = run(program).map_err(|e| kernel(format!("run program {name}"), e))?;
         if result.return_value as i32 >= 0 {
@@ -137,6 +223,11 @@ pub(super) fn kernel(what: String, source: impl std::error::Error + Send + Sync 
 
 pub(super) fn missing(name: &str) -> Error {
     kernel(format!("find program {name}"), io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// The programs, once they are loaded.
+pub(super) fn loaded(programs: &mut Option<Ebpf>) -> Result<&mut Ebpf, Error> {
+    programs.as_mut().ok_or_else(|| missing("of any name: none is loaded"))
 }
 
 fn create_failed(folder: &Path, source: io::Error) -> Error {
@@ -172,13 +263,15 @@ fn fresh(options: &Options) -> Settings {
     Settings { flow_seed: options.flow_seed, abi: ABI_VERSION, bucket_mask: buckets - 1, ..Settings::default() }
 }
 
-/// Loads the object with the settings as constants, over the pinned maps.
-fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, Error> {
+/// The programs of the object with the settings as constants, over the pinned maps; those that are not there are made.
+fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, Error> {
     const BPF_F_IPV6: u64 = 1 << 7;
     let knows_flag = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 16, 0));
     let v6_flag = if knows_flag { BPF_F_IPV6 } else { 0 };
     let (log, test_clock) = (u32::from(options.bpf_log), u32::from(options.test_clock));
+    let delivery_stack = u32::from(options.delivery_stack);
     let sizes = options.sizes;
+    let [bytes_acked, bytes_received, segs_out, segs_in] = btf::tcp_counts();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOW_SEED", &settings.flow_seed, true)
@@ -187,8 +280,13 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
         .override_global("SNAT_LAST", &settings.snat_last, true)
         .override_global("TCP_IDLE", &settings.tcp_idle, true)
         .override_global("CHECKSUM_V6_FLAG", &v6_flag, true)
+        .override_global("TCP_BYTES_ACKED", &bytes_acked, true)
+        .override_global("TCP_BYTES_RECEIVED", &bytes_received, true)
+        .override_global("TCP_SEGS_OUT", &segs_out, true)
+        .override_global("TCP_SEGS_IN", &segs_in, true)
         .override_global("LOG", &log, true)
         .override_global("TEST_CLOCK", &test_clock, true)
+        .override_global("DELIVERY_STACK", &delivery_stack, true)
         .map_max_entries(map::FLOWS, settings.bucket_mask + 1)
         .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
         .map_max_entries(map::SLOTS, sizes.slots)
@@ -202,15 +300,17 @@ fn load(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, E
     for name in map::PINNED {
         loader.map_pin_path(name, folder.join(name));
     }
-    let mut programs = loader
+    loader
         .load(OBJECT)
-        .map_err(|source| Error::Unsupported { what: "load the BPF programs".into(), source: Box::new(source) })?;
+        .map_err(|source| Error::Unsupported { what: "load the BPF programs".into(), source: Box::new(source) })
+}
+
+/// Has the kernel check the programs that every node needs.
+fn load(mut programs: Ebpf) -> Result<Ebpf, Error> {
     for name in [program::INGRESS, program::EGRESS, program::SWEEP, program::REPAIR] {
         let program: &mut SchedClassifier = find(&mut programs, name)?;
         program.load().map_err(|source| refused(name, source))?;
     }
-    let xdp: &mut Xdp = find(&mut programs, program::XDP)?;
-    xdp.load().map_err(|source| refused(program::XDP, source))?;
     Ok(programs)
 }
 
@@ -232,6 +332,18 @@ impl Inspect for Bpf {
         self.pinned.tables()
     }
 
+    fn frame(&self) -> Result<Tables, Error> {
+        self.pinned.frame()
+    }
+
+    fn slots(&self, offset: u32, len: u32) -> Result<Vec<u64>, Error> {
+        self.pinned.slots(offset, len)
+    }
+
+    fn loads(&self, end: u32) -> Result<BTreeMap<u32, BackendLoad>, Error> {
+        self.pinned.loads(end)
+    }
+
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error> {
         self.pinned.counters(backends)
     }
@@ -242,6 +354,10 @@ impl Inspect for Bpf {
 
     fn drains(&self) -> Result<std::collections::BTreeSet<SocketKey>, Error> {
         self.pinned.drains()
+    }
+
+    fn announced(&self) -> Result<BTreeMap<lb_common::Addr, lb_common::Announced>, Error> {
+        self.pinned.announced()
     }
 
     fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
@@ -261,15 +377,14 @@ impl Pinned {
     /// Clears what an index has counted.
     fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
         self.loads.set(index as usize, BackendLoad::default());
-        let cpus = aya::util::nr_cpus().map_err(|(path, e)| kernel(format!("read {path}"), e))?;
-        let zero =
-            PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(|e| kernel("count CPUs".into(), e))?;
-        self.traffic.set(index, zero, 0).map_err(failed(map::TRAFFIC, "write"))
+        let write = |source| Error::Map { map: map::TRAFFIC, operation: "write", source };
+        self.traffic.set(index, Traffic::default()).map_err(write)
     }
 
+    /// An index that nobody has, or has any more, has counted nothing.
     fn put_backend(&mut self, index: u32, backend: &Backend) -> Result<(), Error> {
         let old = self.backends.get(&index, 0).map_err(failed(map::BACKENDS, "read"))?;
-        if old.incarnation != backend.incarnation {
+        if old.incarnation != 0 && old.incarnation != backend.incarnation {
             self.clear_counters(index)?;
         }
         self.backends.set(index, backend, 0).map_err(failed(map::BACKENDS, "write"))
@@ -308,7 +423,20 @@ impl Dataplane for Bpf {
                 pinned.names.insert(key, Name::new(name), 0).map_err(failed(map::NAMES, "write"))
             }
             Write::DeleteName(key) => ignore_missing(pinned.names.remove(key)).map_err(failed(map::NAMES, "delete")),
-            Write::Barrier => sys::grace_period().map_err(|e| kernel("wait for a grace period".into(), e)),
+            Write::PutRange(id, network) => {
+                let (bits, range) = range_key(*id, network);
+                pinned.ranges.insert(&Key::new(bits, range), 1, 0).map_err(failed(map::RANGES, "write"))
+            }
+            Write::DeleteRange(id, network) => {
+                let (bits, range) = range_key(*id, network);
+                ignore_missing(pinned.ranges.remove(&Key::new(bits, range))).map_err(failed(map::RANGES, "delete"))
+            }
+            Write::PutAnnounced(address, announced) => {
+                pinned.announced.insert(address, announced, 0).map_err(failed(map::ANNOUNCED, "write"))
+            }
+            Write::DeleteAnnounced(address) => {
+                ignore_missing(pinned.announced.remove(address)).map_err(failed(map::ANNOUNCED, "delete"))
+            }
         }
     }
 
@@ -316,31 +444,49 @@ impl Dataplane for Bpf {
         self.pinned.set_drain(backend, drained)
     }
 
-    fn sweep(&mut self) -> Result<SweepReport, Error> {
-        for index in 0..self.pinned.recounts.len() {
-            self.pinned.recounts.set(index, Recount::default());
+    fn sweep_part(&mut self, budget: Duration) -> Result<Option<SweepReport>, Error> {
+        let started = Instant::now();
+        if self.swept == 0 {
+            self.pinned.recounts.clear();
+            self.pinned.sweep.set(0, SweepResult::default(), 0).map_err(failed(map::SWEEP, "write"))?;
         }
-        self.pinned.sweep.set(0, SweepResult::default(), 0).map_err(failed(map::SWEEP, "write"))?;
-        for first in (0..self.buckets).step_by(SWEEP_BATCH as usize) {
-            let count = SWEEP_BATCH.min(self.buckets - first);
-            self.ask(program::SWEEP, &SweepRequest { first, count })?;
+        while self.swept < self.buckets {
+            let count = SWEEP_BATCH.min(self.buckets - self.swept);
+            self.ask(program::SWEEP, &SweepRequest { first: self.swept, count })?;
+            self.swept += count;
+            if self.swept < self.buckets && started.elapsed() >= budget {
+                return Ok(None);
+            }
         }
+        self.swept = 0;
+        self.sweep_report().map(Some)
+    }
+
+    fn grace_period() -> Result<(), Error> {
+        sys::grace_period().map_err(|e| kernel("wait for a grace period".into(), e))
+    }
+
+    fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error> {
+        self.pinned.loads.set_word(backend as usize, std::mem::offset_of!(BackendLoad, remote), active);
+        Ok(())
+    }
+
+    fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error> {
+        self.ask(program::REPAIR, &RepairRequest { backend, zero: 0, active, pending })
+    }
+}
+
+impl Bpf {
+    fn sweep_report(&self) -> Result<SweepReport, Error> {
         let result = self.pinned.sweep.get(&0, 0).map_err(failed(map::SWEEP, "read"))?;
-        let recounts = (0..self.pinned.recounts.len())
-            .filter_map(|i| Some((i as u32, self.pinned.recounts.get(i)?)))
-            .filter(|(_, recount)| *recount != Recount::default())
-            .collect();
+        let recounts = self.pinned.recounts.nonzero(self.pinned.recounts.len());
         Ok(SweepReport {
             entries: result.entries,
             expired: result.expired,
             forgotten: result.forgotten,
             orphans: result.orphans,
             busy: result.busy,
-            recounts,
+            recounts: recounts.collect(),
         })
-    }
-
-    fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error> {
-        self.ask(program::REPAIR, &RepairRequest { backend, zero: 0, active, pending })
     }
 }

@@ -3,16 +3,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use lb_common::{DropReason, Settings, SocketKey};
+use lb_common::{
+    DropReason, Settings, SocketKey,
+    socket::{Connection, Pod, PodKey},
+};
 
 use super::{
     Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Write,
-    attach::{Datapath, Role},
+    attach::Datapath,
+    bpf::{Loading, Programs},
 };
-use crate::{agent::attach::Attach, telemetry::InterfaceStatus};
+use crate::{
+    agent::{
+        attach::Attach,
+        sockets::{Listing, Sockets},
+    },
+    node::{Role, link::Link, namespaces::Namespace},
+    telemetry::InterfaceStatus,
+};
 
 /// What the fake kernel holds.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +48,18 @@ pub struct State {
     pub repairs: Vec<(u32, i64, i64)>,
     /// Interfaces that were attached, in order.
     pub attached: Vec<(String, Role)>,
+    /// Interfaces that were let go of, in order.
+    pub let_go: Vec<u32>,
+    /// Whether delivery is up the stack.
+    pub stack: bool,
+    /// The interface that cannot be attached.
+    pub refused: Option<String>,
+    /// The cgroup that has the socket hooks.
+    pub cgroup: Option<PathBuf>,
+    /// What the socket hooks know of processes.
+    pub pods: BTreeMap<PodKey, Pod>,
+    /// Connected sockets.
+    pub connections: Vec<Connection>,
     /// Writes that still succeed; none: all.
     pub writes_left: Option<usize>,
 }
@@ -63,6 +88,11 @@ impl Inspect for Fake {
         Ok(self.state().tables.clone())
     }
 
+    fn slots(&self, offset: u32, len: u32) -> Result<Vec<u64>, Error> {
+        let run = self.state().tables.slots.get(&offset).cloned().unwrap_or_default();
+        Ok(run.into_iter().take(len as usize).collect())
+    }
+
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error> {
         let state = self.state();
         Ok(backends.iter().map(|index| state.counters.get(index).copied().unwrap_or_default()).collect())
@@ -74,6 +104,10 @@ impl Inspect for Fake {
 
     fn drains(&self) -> Result<BTreeSet<SocketKey>, Error> {
         Ok(self.state().drains.clone())
+    }
+
+    fn announced(&self) -> Result<BTreeMap<lb_common::Addr, lb_common::Announced>, Error> {
+        Ok(self.state().tables.announced.clone())
     }
 
     fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
@@ -118,8 +152,17 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    fn sweep(&mut self) -> Result<SweepReport, Error> {
-        Ok(self.state().sweep.clone())
+    fn sweep_part(&mut self, _: Duration) -> Result<Option<SweepReport>, Error> {
+        Ok(Some(self.state().sweep.clone()))
+    }
+
+    fn grace_period() -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error> {
+        self.state().counters.entry(backend).or_default().load.remote = active;
+        Ok(())
     }
 
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error> {
@@ -128,9 +171,57 @@ impl Dataplane for Fake {
     }
 }
 
+impl Sockets for Fake {
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
+        self.state().cgroup = Some(cgroup.into());
+        Ok(())
+    }
+
+    fn detach_sockets(&mut self) -> Result<(), Error> {
+        self.state().cgroup = None;
+        Ok(())
+    }
+
+    fn set_pods(&mut self, pods: &BTreeMap<PodKey, Pod>) -> Result<(), Error> {
+        self.state().pods.clone_from(pods);
+        Ok(())
+    }
+
+    fn listing(&self, _: Vec<Namespace>) -> Listing {
+        let connections = self.state().connections.clone();
+        Box::new(move || Ok(connections))
+    }
+}
+
 impl Attach for Fake {
-    fn attach(&mut self, interface: &str, role: Role, _: Datapath) -> Result<InterfaceStatus, Error> {
-        self.state().attached.push((interface.into(), role));
-        Ok(InterfaceStatus { interface: interface.into(), mode: "fake".into(), why: "in memory".into() })
+    fn loading(&mut self) -> Option<Loading> {
+        None
+    }
+
+    fn set_programs(&mut self, _: Programs) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn attach(&mut self, link: &Link, role: Role, _: Datapath) -> Result<InterfaceStatus, Error> {
+        let mut state = self.state();
+        if state.refused.as_ref() == Some(&link.name) {
+            return Err(Error::XdpHeld { interface: link.name.clone(), holder: "of a test".into() });
+        }
+        state.attached.push((link.name.clone(), role));
+        Ok(InterfaceStatus { interface: link.name.clone(), mode: "fake".into(), why: "in memory".into() })
+    }
+
+    fn let_go(&mut self, index: u32) -> Result<(), Error> {
+        self.state().let_go.push(index);
+        Ok(())
+    }
+
+    fn let_go_of_others(&mut self, _: &BTreeSet<u32>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn set_delivery(&mut self, stack: bool) -> Result<(), Error> {
+        self.state().stack = stack;
+        Ok(())
     }
 }

@@ -2,15 +2,24 @@
 
 pub mod attach;
 pub mod bpf;
+mod btf;
+pub mod cgroup;
 pub mod fake;
+mod link;
 pub mod pins;
+pub mod sizes;
+pub mod socket_list;
 pub(crate) mod sys;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use lb_common::{
-    Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Settings, SocketKey, Traffic, Vip, counters::Recount,
-    names::NameKey,
+    Addr, Announced, Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Protocol, Range, Settings, SocketKey,
+    Traffic, Vip, counters::Recount, names::NameKey,
 };
 
 /// An image of the maps that the agent writes.
@@ -28,6 +37,10 @@ pub struct Tables {
     pub slots: BTreeMap<u32, Vec<u64>>,
     /// The `names` map.
     pub names: BTreeMap<NameKey, String>,
+    /// The `ranges` trie: the networks that may use the frontend of an id.
+    pub ranges: BTreeMap<u32, BTreeSet<IpNet>>,
+    /// The `announced` map.
+    pub announced: BTreeMap<Addr, Announced>,
 }
 
 /// How many elements the maps have room for.
@@ -73,8 +86,14 @@ pub enum Write {
     PutName(NameKey, String),
     /// Deletes an element of `names`.
     DeleteName(NameKey),
-    /// Waits until no packet can be using what earlier writes have replaced (membarrier, which waits for a grace period of RCU).
-    Barrier,
+    /// Lets clients of a network use the frontend of an id.
+    PutRange(u32, IpNet),
+    /// Lets them no more.
+    DeleteRange(u32, IpNet),
+    /// Answers for an address on the local network.
+    PutAnnounced(Addr, Announced),
+    /// Answers for it no more.
+    DeleteAnnounced(Addr),
 }
 
 impl Write {
@@ -93,7 +112,15 @@ impl Write {
             Self::DeleteFrontend(key) => drop(tables.frontends.remove(key)),
             Self::PutName(key, name) => drop(tables.names.insert(*key, name.clone())),
             Self::DeleteName(key) => drop(tables.names.remove(key)),
-            Self::Barrier => {}
+            Self::PutRange(id, network) => drop(tables.ranges.entry(*id).or_default().insert(*network)),
+            Self::DeleteRange(id, network) => {
+                if let Some(networks) = tables.ranges.get_mut(id) {
+                    networks.remove(network);
+                }
+                tables.ranges.retain(|_, networks| !networks.is_empty());
+            }
+            Self::PutAnnounced(address, announced) => drop(tables.announced.insert(*address, *announced)),
+            Self::DeleteAnnounced(address) => drop(tables.announced.remove(address)),
         }
     }
 }
@@ -105,6 +132,16 @@ pub struct Counters {
     pub load: BackendLoad,
     /// Packets and bytes.
     pub traffic: Traffic,
+}
+
+impl Counters {
+    /// Packets and bytes, if all of them were counted: nothing counts the datagrams of the node's own sockets. That there are or were such
+    /// is told by open ones, and by more connections than packets; a flow of the packet path has at least one. `protocol` is the IANA number.
+    pub fn measured(&self, protocol: u8) -> Option<Traffic> {
+        let load = &self.load;
+        let by_sockets = load.sockets + load.established > 0 || load.connections > self.traffic.packets_in;
+        (protocol != Protocol::Udp as u8 || !by_sockets).then_some(self.traffic)
+    }
 }
 
 /// What a whole pass of the sweep found.
@@ -133,23 +170,54 @@ pub struct FlowEntry {
     pub state: FlowState,
 }
 
-/// Slots that a frontend's selection table takes.
-pub fn table_slots(frontend: &Frontend) -> u32 {
+/// The bits that the trie of source ranges compares: the frontend's, and those of the network.
+pub(crate) fn range_key(frontend: u32, network: &IpNet) -> (u32, Range) {
+    let bits = 32 + u32::from(network.prefix_len()) + if network.addr().is_ipv4() { 96 } else { 0 };
+    (bits, Range { frontend, network: network.network().into() })
+}
+
+/// The network of a key of the trie of source ranges.
+pub(crate) fn range_network(bits: u32, range: &Range) -> Option<IpNet> {
+    let bits = bits.checked_sub(if range.network.is_v4() { 128 } else { 32 })?;
+    IpNet::new(range.network.ip(), u8::try_from(bits).ok()?).ok()
+}
+
+/// The runs of slots that a frontend's selection tables take: first slot and number.
+pub fn runs(frontend: &Frontend) -> impl Iterator<Item = (u32, u32)> + use<> {
     let alias = lb_common::Algorithm::from_number(frontend.algorithm)
         .is_some_and(|a| a.table() == lb_common::service::TableKind::Alias);
-    if alias { frontend.table_len.saturating_mul(2) } else { frontend.table_len }
+    let slots = move |len: u32| if alias { len.saturating_mul(2) } else { len };
+    let tables = [frontend.inside, frontend.outside].into_iter().filter(|table| table.len > 0);
+    tables.map(move |table| (table.offset, slots(table.len)))
 }
 
 /// Reads of the maps. The pinned maps give them with no agent running.
 pub trait Inspect {
     /// All that [`Write`] can write, as it stands in the kernel.
     fn tables(&self) -> Result<Tables, Error>;
+    /// The same without the selection tables, which are most of it.
+    fn frame(&self) -> Result<Tables, Error> {
+        Ok(Tables { slots: BTreeMap::new(), ..self.tables()? })
+    }
+    /// A run of slots.
+    fn slots(&self, offset: u32, len: u32) -> Result<Vec<u64>, Error> {
+        let run = self.tables()?.slots.remove(&offset).unwrap_or_default();
+        Ok(run.into_iter().take(len as usize).collect())
+    }
+    /// The loads that are not zero, by index, of the backends below `end`.
+    fn loads(&self, end: u32) -> Result<BTreeMap<u32, BackendLoad>, Error> {
+        let counters = self.counters(&(0..end).collect::<Vec<_>>())?;
+        let loads = (0..end).zip(counters.into_iter().map(|counters| counters.load));
+        Ok(loads.filter(|(_, load)| *load != BackendLoad::default()).collect())
+    }
     /// The counters of these backends, in this order.
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error>;
     /// Dropped packets by reason, summed over the CPUs.
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error>;
     /// Backends drained by hand.
     fn drains(&self) -> Result<BTreeSet<SocketKey>, Error>;
+    /// The `announced` map.
+    fn announced(&self) -> Result<BTreeMap<Addr, Announced>, Error>;
     /// All forward entries.
     fn flows(&self) -> Result<Vec<FlowEntry>, Error>;
     /// How the maps were made.
@@ -164,8 +232,22 @@ pub trait Dataplane: Inspect + Send {
     fn write(&mut self, write: &Write) -> Result<(), Error>;
     /// Marks or unmarks a backend as drained by hand.
     fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error>;
+    /// Goes on with the pass of the sweep that runs, or begins one, for about this time; the report comes with its end.
+    fn sweep_part(&mut self, budget: Duration) -> Result<Option<SweepReport>, Error>;
     /// Runs a whole pass of the sweep.
-    fn sweep(&mut self) -> Result<SweepReport, Error>;
+    fn sweep(&mut self) -> Result<SweepReport, Error> {
+        loop {
+            if let Some(report) = self.sweep_part(Duration::MAX)? {
+                return Ok(report);
+            }
+        }
+    }
+    /// Waits until no packet can be using what earlier writes have replaced. Takes some ten milliseconds.
+    fn grace_period() -> Result<(), Error>
+    where
+        Self: Sized;
+    /// Says what a backend carries through other nodes.
+    fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error>;
     /// Adds to a backend's active and pending counts.
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error>;
 }
@@ -238,6 +320,25 @@ pub enum Error {
         interface: String,
         /// The program that holds it.
         holder: String,
+    },
+    /// The cgroup of the socket hooks cannot be opened.
+    #[error("--cgroup {path}: {source}; name a folder of the cgroup v2 file system, or use --socket-lb off")]
+    Cgroup {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel does not take the socket hooks.
+    #[error(
+        "{what}: {source}; with --socket-lb off processes of this node are balanced only where their packets pass an interface \
+         that is hooked"
+    )]
+    SocketHooks {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The kernel or the user has not what is needed.
     #[error(

@@ -8,17 +8,23 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, MapType, PerCpuArray},
+    maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray},
 };
+use ipnet::IpNet;
 use lb_common::{
-    ABI_VERSION, Backend, BackendLoad, Bucket, DropReason, Frontend, Settings, SocketKey, Traffic, Vip,
+    ABI_VERSION, Addr, Announced, Backend, BackendLoad, Bucket, DropReason, Frontend, Range, Settings, SocketKey,
+    Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
     flow::{WAYS, meta_state},
     names::{Name, NameKey, map},
+    socket::{self, PodKey},
 };
 
-use super::{Capacity, Counters, Error, FlowEntry, Inspect, Tables, sys, sys::Mapped};
+use super::{
+    Capacity, Counters, Error, FlowEntry, Inspect, Tables, sys,
+    sys::{Mapped, PerCpu},
+};
 
 /// The folder of this layout's maps.
 pub fn map_folder(pin_path: &Path) -> PathBuf {
@@ -34,7 +40,10 @@ pub struct Pinned {
     pub(super) names: HashMap<MapData, NameKey, Name>,
     pub(super) drains: HashMap<MapData, SocketKey, u32>,
     pub(super) interfaces: HashMap<MapData, u32, u32>,
-    pub(super) traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) ranges: LpmTrie<MapData, Range, u32>,
+    pub(super) announced: HashMap<MapData, Addr, Announced>,
+    pub(super) pods: HashMap<MapData, PodKey, socket::Pod>,
+    pub(super) traffic: PerCpu<Traffic>,
     drops: PerCpuArray<MapData, u64>,
     pub(super) settings: Array<MapData, Settings>,
     pub(super) sweep: Array<MapData, SweepResult>,
@@ -70,6 +79,10 @@ impl Folder<'_> {
         wrap: fn(MapData) -> Map,
     ) -> Result<M, Error> {
         M::try_from(wrap(self.data(name)?)).map_err(failed(name, "open"))
+    }
+
+    fn per_cpu<T: Pod>(&self, name: &'static str) -> Result<PerCpu<T>, Error> {
+        PerCpu::new(self.data(name)?).map_err(|source| Error::Map { map: name, operation: "open", source })
     }
 
     fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, Error> {
@@ -112,7 +125,10 @@ impl Pinned {
             names: folder.typed(map::NAMES, Map::HashMap)?,
             drains: folder.typed(map::DRAINS, Map::HashMap)?,
             interfaces: folder.typed(map::INTERFACES, Map::HashMap)?,
-            traffic: folder.typed(map::TRAFFIC, Map::PerCpuArray)?,
+            ranges: folder.typed(map::RANGES, Map::LpmTrie)?,
+            announced: folder.typed(map::ANNOUNCED, Map::HashMap)?,
+            pods: folder.typed(map::PODS, Map::HashMap)?,
+            traffic: folder.per_cpu(map::TRAFFIC)?,
             drops: folder.typed(map::DROPS, Map::PerCpuArray)?,
             settings: folder.typed(map::SETTINGS, Map::Array)?,
             sweep: folder.typed(map::SWEEP, Map::Array)?,
@@ -133,6 +149,18 @@ impl Pinned {
 
     fn run_of(&self, offset: u32, len: u32) -> Vec<u64> {
         (offset..offset.saturating_add(len)).map_while(|i| self.slots.get(i as usize)).collect()
+    }
+
+    fn networks(&self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, Error> {
+        let mut networks: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
+        for entry in self.ranges.iter() {
+            let (key, _) = entry.map_err(failed(map::RANGES, "read"))?;
+            let range = key.data();
+            if let Some(network) = super::range_network(key.prefix_len(), &range) {
+                networks.entry(range.frontend).or_default().insert(network);
+            }
+        }
+        Ok(networks)
     }
 }
 
@@ -168,25 +196,37 @@ fn elements<T: Pod>(
 
 impl Inspect for Pinned {
     fn tables(&self) -> Result<Tables, Error> {
-        let frontends = entries(map::FRONTENDS, &self.frontends)?;
-        let slots = frontends
-            .values()
-            .filter(|f| f.table_len > 0)
-            .map(|f| (f.table_offset, self.run_of(f.table_offset, super::table_slots(f))))
-            .collect();
+        let frame = self.frame()?;
+        let runs = frame.frontends.values().flat_map(super::runs);
+        let slots = runs.map(|(offset, slots)| (offset, self.run_of(offset, slots))).collect();
+        Ok(Tables { slots, ..frame })
+    }
+
+    fn frame(&self) -> Result<Tables, Error> {
         Ok(Tables {
-            slots,
+            frontends: entries(map::FRONTENDS, &self.frontends)?,
             vips: elements(map::VIPS, &self.vips, |v| v.live != 0)?,
             backends: elements(map::BACKENDS, &self.backends, |b| b.incarnation != 0)?,
             endpoints: entries(map::ENDPOINTS, &self.endpoints)?,
+            slots: BTreeMap::new(),
             names: entries(map::NAMES, &self.names)?.into_iter().map(|(k, v)| (k, v.as_str().to_owned())).collect(),
-            frontends,
+            ranges: self.networks()?,
+            announced: self.announced()?,
         })
+    }
+
+    fn slots(&self, offset: u32, len: u32) -> Result<Vec<u64>, Error> {
+        Ok(self.run_of(offset, len))
+    }
+
+    fn loads(&self, end: u32) -> Result<BTreeMap<u32, BackendLoad>, Error> {
+        Ok(self.loads.nonzero(end as usize).collect())
     }
 
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error> {
         let one = |index: &u32| {
-            let traffic = self.traffic.get(index, 0).map_err(failed(map::TRAFFIC, "read"))?;
+            let read = |source| Error::Map { map: map::TRAFFIC, operation: "read", source };
+            let traffic = self.traffic.get(*index).map_err(read)?;
             let load = self.loads.get(*index as usize).unwrap_or_default();
             Ok(Counters { load, traffic: traffic.iter().fold(Traffic::default(), add) })
         };
@@ -203,6 +243,10 @@ impl Inspect for Pinned {
 
     fn drains(&self) -> Result<BTreeSet<SocketKey>, Error> {
         Ok(entries(map::DRAINS, &self.drains)?.into_keys().collect())
+    }
+
+    fn announced(&self) -> Result<BTreeMap<Addr, Announced>, Error> {
+        entries(map::ANNOUNCED, &self.announced)
     }
 
     fn flows(&self) -> Result<Vec<FlowEntry>, Error> {
@@ -286,6 +330,8 @@ fn kind_name(kind: MapType) -> &'static str {
         MapType::LruHash => "lru_hash",
         MapType::Array => "array",
         MapType::PerCpuArray => "percpu_array",
+        MapType::SkStorage => "sk_storage",
+        MapType::LpmTrie => "lpm_trie",
         _ => "other",
     }
 }
@@ -308,6 +354,8 @@ fn count_keys(name: &'static str, folder: &Folder<'_>) -> Result<u64, Error> {
         map::ENDPOINTS | map::DRAINS => count(folder, name, Map::HashMap, keys::<SocketKey, u32>),
         map::NAMES => count(folder, name, Map::HashMap, keys::<NameKey, Name>),
         map::INTERFACES => count(folder, name, Map::HashMap, keys::<u32, u32>),
+        map::ANNOUNCED => count(folder, name, Map::HashMap, keys::<Addr, Announced>),
+        map::PODS => count(folder, name, Map::HashMap, keys::<PodKey, socket::Pod>),
         _ => count(folder, name, Map::LruHashMap, keys::<lb_common::AffinityKey, lb_common::AffinityValue>),
     }
 }

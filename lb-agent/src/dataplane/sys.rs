@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     io,
-    mem::size_of,
+    marker::PhantomData,
+    mem::{align_of, size_of},
     os::fd::{AsFd, AsRawFd},
     path::Path,
     ptr::NonNull,
 };
 
-use aya::Pod;
+use aya::{Pod, maps::MapData};
 
 /// An array map (`BPF_F_MMAPABLE`) as memory. Programs change it meanwhile, so elements are copied out, never borrowed.
 #[derive(Debug)]
@@ -62,6 +63,36 @@ impl<T: Pod> Mapped<T> {
         (index < self.len).then(|| unsafe { self.start.as_ptr().add(index).read_volatile() })
     }
 
+    /// The elements below `end` that are not all zero.
+    pub(super) fn nonzero(&self, end: usize) -> impl Iterator<Item = (u32, T)> + '_ {
+        const { assert!(align_of::<T>() >= align_of::<u64>()) };
+        let words = size_of::<T>() / size_of::<u64>();
+        let is_used = move |index: &usize| {
+            // SAFETY: in bounds and aligned: an element is so many words.
+            let word = |i: usize| unsafe { self.start.as_ptr().add(*index).cast::<u64>().add(i).read_volatile() };
+            (0..words).any(|i| word(i) != 0)
+        };
+        (0..end.min(self.len)).filter(is_used).filter_map(|index| Some((index as u32, self.get(index)?)))
+    }
+
+    /// Zeroes every element that is not.
+    pub(super) fn clear(&self) {
+        for (index, _) in self.nonzero(self.len) {
+            // SAFETY: in bounds; plain data, for which zeroes are valid.
+            unsafe { self.start.as_ptr().add(index as usize).write_bytes(0, 1) };
+        }
+    }
+
+    /// Writes one word of an element, at so many bytes from its start; the others may be changing meanwhile.
+    pub(super) fn set_word(&self, index: usize, offset: usize, value: u64) {
+        const { assert!(align_of::<T>() >= align_of::<u64>()) };
+        assert!(offset.is_multiple_of(size_of::<u64>()) && offset < size_of::<T>(), "a word of an element");
+        if index < self.len {
+            // SAFETY: in bounds and aligned.
+            unsafe { self.start.as_ptr().add(index).byte_add(offset).cast::<u64>().write_volatile(value) };
+        }
+    }
+
     /// Writes an element; `false` if there is none of this index.
     pub(super) fn set(&self, index: usize, value: T) -> bool {
         if index < self.len {
@@ -76,6 +107,63 @@ impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping that `new` made.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}
+
+/// A per-CPU array. aya reads the number of CPUs from a file for each element, which takes longer than everything else about it.
+#[derive(Debug)]
+pub(super) struct PerCpu<T> {
+    map: MapData,
+    cpus: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> PerCpu<T> {
+    /// An open per-CPU array whose elements are of type `T`.
+    pub(super) fn new(map: MapData) -> io::Result<Self> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let size = map.info().map_err(io::Error::other)?.value_size() as usize;
+        if size != size_of::<T>() || !size.is_multiple_of(8) {
+            return Err(io::Error::other(format!("values have {size} bytes, expected {}", size_of::<T>())));
+        }
+        Ok(Self { map, cpus, element: PhantomData })
+    }
+
+    /// An element, as each CPU has it.
+    pub(super) fn get(&self, index: u32) -> io::Result<Vec<T>> {
+        const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+        let mut values: Vec<T> = Vec::with_capacity(self.cpus);
+        self.call(BPF_MAP_LOOKUP_ELEM, index, values.as_mut_ptr().cast())?;
+        // SAFETY: the kernel has written one value for each possible CPU; all bit patterns are valid.
+        unsafe { values.set_len(self.cpus) };
+        Ok(values)
+    }
+
+    /// Sets an element on every CPU.
+    pub(super) fn set(&mut self, index: u32, value: T) -> io::Result<()> {
+        const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+        let mut values = vec![value; self.cpus];
+        self.call(BPF_MAP_UPDATE_ELEM, index, values.as_mut_ptr().cast())
+    }
+
+    /// `bpf(2)` on an element, with room for one value of each possible CPU.
+    fn call(&self, command: libc::c_long, index: u32, values: *mut libc::c_void) -> io::Result<()> {
+        /// The part of `union bpf_attr` that is about one element.
+        #[repr(C)]
+        struct Element {
+            map: u32,
+            zero: u32,
+            key: u64,
+            value: u64,
+            flags: u64,
+        }
+        let map = self.map.fd().as_fd().as_raw_fd() as u32;
+        let attributes = Element { map, zero: 0, key: (&raw const index) as u64, value: values as u64, flags: 0 };
+        // SAFETY: all pointers are valid for the call, and `values` has room for one value of each possible CPU.
+        match unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attributes, size_of::<Element>()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 

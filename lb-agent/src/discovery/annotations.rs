@@ -1,7 +1,8 @@
-//! The annotations of Services and EndpointSlices: their names, and the values they may have.
+//! The annotations of Services, EndpointSlices and Pods: their names, and the values they may have.
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lb_common::Algorithm;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 
 /// How a backend is selected.
 pub const ALGORITHM: &str = "weir.dev/algorithm";
-/// The weight of a slice's endpoints.
+/// The weight of a slice's endpoints, or of a Pod's.
 pub const WEIGHT: &str = "weir.dev/weight";
 /// Cilium's name for the same, honoured where ours is absent.
 pub const CILIUM_WEIGHT: &str = "service.cilium.io/weight";
@@ -25,6 +26,10 @@ pub const HEALTH_CHECK: &str = "weir.dev/health-check";
 pub const HEALTH_CHECK_INTERVAL: &str = "weir.dev/health-check-interval";
 /// So many results in a row change the state.
 pub const HEALTH_CHECK_THRESHOLD: &str = "weir.dev/health-check-threshold";
+/// Kubernetes' old name for `loadBalancerSourceRanges`, honoured where the field is empty.
+pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+/// Whether the sockets of a Pod are balanced at connect.
+pub const SOCKET_LB: &str = "weir.dev/socket-lb";
 /// Size of the Maglev table.
 pub const MAGLEV_SIZE: &str = "weir.dev/maglev-size";
 
@@ -54,6 +59,12 @@ pub fn weight(value: &str) -> Result<u16, Invalid> {
         Ok(number) => u16::try_from(number).or_else(|_| invalid("the weight is out of range", range)),
         Err(_) => invalid("the weight is not a number", range),
     }
+}
+
+/// A network of clients. Kubernetes allows blanks around it and bits behind its prefix.
+pub fn network(value: &str) -> Result<IpNet, Invalid> {
+    let network = value.trim().parse::<IpNet>().map(|network| network.trunc());
+    network.or_else(|_| invalid("not a network", "use a network such as 192.0.2.0/24 or 2001:db8::/32"))
 }
 
 /// A kind of feedback.
@@ -99,6 +110,15 @@ pub fn probe(value: &str) -> Result<Probe, Invalid> {
     }
 }
 
+/// Whether a Pod wants its sockets left alone.
+pub fn socket_lb_off(value: &str) -> Result<bool, Invalid> {
+    match value {
+        "off" => Ok(true),
+        "on" => Ok(false),
+        _ => invalid("no such choice", "use off, or remove the annotation"),
+    }
+}
+
 /// How many results in a row change the state.
 pub fn threshold(value: &str) -> Result<u32, Invalid> {
     match value.parse() {
@@ -124,6 +144,18 @@ mod tests {
         for value in ["-1", "65536", "70000", "99999999999999999999", "heavy", "", "1.5"] {
             let error = weight(value).unwrap_err();
             assert!(error.remedy.contains("0 (draining) to 65535"), "{value}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (value, wanted) in
+            [("10.0.0.0/8", "10.0.0.0/8"), (" 10.0.0.1/8 ", "10.0.0.0/8"), ("fd00::/64", "fd00::/64")]
+        {
+            assert_eq!(network(value).map(|network| network.to_string()), Ok(wanted.to_owned()));
+        }
+        for value in ["10.0.0.1", "10.0.0.0/33", "all", ""] {
+            assert!(network(value).unwrap_err().remedy.contains("192.0.2.0/24"), "{value}");
         }
     }
 

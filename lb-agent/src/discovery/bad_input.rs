@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{object, object::Objects};
+use super::{Objects, Origin, Problem, document, object, read};
 
 fn service(annotations: &str, spec: &str) -> String {
     format!(
@@ -17,8 +17,18 @@ fn slice(meta: &str, family: &str, endpoint: &str, ports: &str) -> String {
     )
 }
 
-fn read(text: &str) -> Result<Objects, Vec<super::Problem>> {
-    object::read(Path::new("m/web.yaml"), text)
+fn read(text: &str) -> Result<Objects, Vec<Problem>> {
+    read::read(Path::new("m/web.yaml"), text)
+}
+
+/// The problems of the same object of the API server; none if it is no object of its kind, which the API server would have refused.
+fn from_api(text: &str) -> Option<Vec<Problem>> {
+    let mut value = document::parse(text).unwrap()[0].value();
+    value["metadata"]["namespace"] = "default".into();
+    match value["kind"].as_str()? {
+        "Service" => Some(object::service(&serde_json::from_value(value).ok()?).1),
+        _ => Some(object::slice(&serde_json::from_value(value).ok()?).1),
+    }
 }
 
 #[test]
@@ -76,6 +86,30 @@ fn every_mistake_names_line_field_value_and_remedy() {
         (service("a: b", "ports: [{port: http}]"), 8, "spec.ports.0.port", "http", "correct the field"),
         (service("a: b", "ports: [{port: 80, protocol: SCTP}]"), 8, "spec.ports.0.protocol", "SCTP", "TCP or UDP"),
         (service("a: b", "ports: [{port: 80}, {port: 80}]"), 8, "spec.ports.1.port", "80", "keep one"),
+        (
+            service("service.beta.kubernetes.io/load-balancer-source-ranges: 10.0.0.0", good),
+            6,
+            "metadata.annotations.service.beta.kubernetes.io/load-balancer-source-ranges",
+            "10.0.0.0",
+            "192.0.2.0/24",
+        ),
+        (
+            service("a: b", "loadBalancerSourceRanges: [10.0.0.0/8, 10.0.0.0/99]"),
+            8,
+            "spec.loadBalancerSourceRanges.1",
+            "10.0.0.0/99",
+            "192.0.2.0/24",
+        ),
+        (service("a: b", "externalTrafficPolicy: local"), 8, "spec.externalTrafficPolicy", "local", "Cluster or Local"),
+        (service("a: b", "internalTrafficPolicy: Any"), 8, "spec.internalTrafficPolicy", "Any", "Cluster or Local"),
+        (service("a: b", "ipFamilies: [IPv4, IPv5]"), 8, "spec.ipFamilies.1", "IPv5", "IPv4 or IPv6"),
+        (
+            service("a: b", "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: -1}"),
+            8,
+            "spec.healthCheckNodePort",
+            "-1",
+            "1 to 65535",
+        ),
         (service("a: b", "sessionAffinity: Cookie"), 8, "spec.sessionAffinity", "Cookie", "ClientIP"),
         (
             slice("weir.dev/weight: \"-1\"", "IPv4", endpoint, port),
@@ -115,13 +149,20 @@ fn every_mistake_names_line_field_value_and_remedy() {
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");
         let problem = &problems[0];
         assert_eq!(
-            (problem.origin.line, problem.field.as_str(), problem.value.as_str()),
-            (line, field, value),
+            (problem.origin.clone(), problem.field.as_str(), problem.value.as_str()),
+            (Origin::file("m/web.yaml", line), field, value),
             "{problem}"
         );
         assert!(problem.remedy.contains(remedy), "{problem}");
         assert!(problem.to_string().starts_with(&format!("m/web.yaml:{line}: ")), "{problem}");
         assert!(!problem.to_string().contains('\n'), "one line: {problem}");
+        if let Some(problems_of_api) = from_api(&text) {
+            assert_eq!(
+                problems_of_api,
+                [Problem { origin: Origin::Api, ..problem.clone() }],
+                "the same of the API server's object"
+            );
+        }
     }
 }
 
@@ -130,8 +171,9 @@ fn one_bad_document_refuses_its_file_and_all_its_mistakes_are_told() {
     let text =
         format!("{}---\n{}", service("weir.dev/algorithm: x", "clusterIP: a"), service("a: b", "ports: [{port: 0}]"));
     let fields: Vec<String> =
-        read(&text).unwrap_err().into_iter().map(|p| format!("{}:{}", p.origin.line, p.field)).collect();
-    assert_eq!(fields, ["8:spec.clusterIP", "6:metadata.annotations.weir.dev/algorithm", "17:spec.ports.0.port"]);
+        read(&text).unwrap_err().into_iter().map(|p| format!("{}:{}", p.origin, p.field)).collect();
+    let wanted = ["8:spec.clusterIP", "6:metadata.annotations.weir.dev/algorithm", "17:spec.ports.0.port"];
+    assert_eq!(fields, wanted.map(|field| format!("m/web.yaml:{field}")));
 }
 
 fn policy(rule: &str) -> String {
@@ -152,8 +194,45 @@ fn policies_are_read_and_their_mistakes_named() {
     ];
     for (rule, field) in cases {
         let problems = read(&policy(rule)).unwrap_err();
-        assert_eq!((problems[0].origin.line, problems[0].field.as_str()), (8, field), "{}", problems[0]);
-        assert_eq!(problems[0].object, "ScalePolicy default/web");
+        assert_eq!(
+            (&problems[0].origin, problems[0].field.as_str()),
+            (&Origin::file("m/web.yaml", 8), field),
+            "{}",
+            problems[0]
+        );
+        assert_eq!(problems[0].object.to_string(), "ScalePolicy default/web");
+    }
+}
+
+/// The documents of a file of `tests/data/policies`, which the API server answers alike (`cargo xtask test kubernetes -- scale_policies`).
+fn documents(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("---\n").map(|document| {
+        let name = document.split_once("{name: ").and_then(|(_, rest)| rest.split([',', '}']).next());
+        (name.unwrap_or("no name"), document)
+    })
+}
+
+#[test]
+fn every_field_of_a_policy_is_read_in_its_forms() {
+    for (name, document) in documents(include_str!("../../../tests/data/policies/good.yaml")) {
+        let objects = read(document).unwrap_or_else(|problems| panic!("{name}: {}", problems[0]));
+        assert_eq!(objects.policies[0].policy.id.name, name);
+    }
+}
+
+#[test]
+fn the_sample_for_clusters_is_a_policy() {
+    let sample = include_str!("../../../deploy/kubernetes/my-app.yaml");
+    let policies = documents(sample).map(|(_, document)| read(document).unwrap().policies.len());
+    assert_eq!(policies.sum::<usize>(), 1);
+}
+
+#[test]
+fn every_mistake_of_a_policy_is_told_with_its_field_and_a_remedy() {
+    for (name, document) in documents(include_str!("../../../tests/data/policies/bad.yaml")) {
+        let problems = read(document).err().unwrap_or_else(|| panic!("{name} is taken"));
+        let Problem { field, cause, remedy, .. } = &problems[0];
+        assert!(field.starts_with("spec") && !cause.is_empty() && !remedy.is_empty(), "{name}: {}", problems[0]);
     }
 }
 

@@ -1,19 +1,21 @@
-//! The model from the objects of all sources and what is known of the node: who serves what, and which frontend is whose.
+//! The model from checked objects and what is known of the node: who serves what, and which frontend is whose.
+//!
+//! [`service`] makes the ports of one Service and is all that a change of it or of its slices costs; [`build`] makes the whole model of files.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Algorithm, SocketKey};
 
+pub use super::owners::Holders;
 use super::{
-    Objects, Origin, Problem, ServiceObject, SliceObject,
-    object::{EndpointObject, PolicyObject, PortObject},
+    ObjectRef, Objects, Origin, Problem, ServiceObject, SliceObject, backends, frontends,
+    node_ports::{NodeInfo, NodePortAddresses},
+    object::{PolicyObject, PortObject},
+    owners::Owners,
 };
 use crate::{
     balance::weights,
-    model::{BackendSpec, Feedback, Model, ServiceId, ServicePort},
+    model::{Feedback, FrontendSpec, Model, ServiceId, ServicePort},
     node::NodeView,
     scaling::{Policy, PolicyId},
 };
@@ -21,36 +23,107 @@ use crate::{
 /// The weight of a backend that names none.
 pub const DEFAULT_WEIGHT: u16 = 100;
 
-/// Whose each frontend is now: the Service's namespace and name.
-pub type Holders = BTreeMap<SocketKey, (String, String)>;
-
-/// The model, and what of the objects could not be part of it.
-///
-/// Of two Services that claim one frontend the older one gets it. Files tell no age: there the one that holds it keeps it, so that a
-/// newcomer breaks nothing, and of two newcomers the first by name gets it.
-pub fn build(
-    objects: &Objects,
-    node: &NodeView,
-    default_algorithm: Algorithm,
-    holders: &Holders,
-) -> (Model, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let services = by_age(&objects.services, &mut problems);
-    let slices = by_service(objects, &mut problems);
-    let mut builder = Builder { node, default_algorithm, owners: BTreeMap::new(), problems, model: Model::default() };
-    builder.keep(&services, holders);
-    for service in services {
-        let slices = slices.get(&(&service.namespace, &service.name)).map_or(&[][..], Vec::as_slice);
-        for port in &service.ports {
-            builder.service_port(service, port, slices);
-        }
-    }
-    (builder.model, builder.problems)
+/// What the model depends on besides Services and slices.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The node as its kernel says.
+    pub node: &'a NodeView,
+    /// The node as the API server says.
+    pub info: &'a NodeInfo,
+    /// `--nodeport-addresses`.
+    pub node_ports: &'a NodePortAddresses,
+    /// `--default-algorithm`.
+    pub default_algorithm: Algorithm,
+    /// The annotation `weir.dev/weight` of a Pod, by namespace and name; it comes before the slice's.
+    pub pod_weight: &'a dyn Fn(&str, &str) -> Option<u16>,
 }
 
-/// The addresses of every endpoint: what a [`NodeView`] has to know the routes of.
-pub fn backend_addresses(objects: &Objects) -> BTreeSet<IpAddr> {
-    objects.slices.iter().flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.address).collect()
+/// Every frontend that a Service wants: what [`Owners::set`] has to know before [`service`] is called, also for the Services it returns.
+pub fn claims(service: &ServiceObject, setting: &Setting<'_>) -> BTreeSet<SocketKey> {
+    frontends::keys(service, setting)
+}
+
+/// The ports of one Service with their frontends and backends, and what could not be part of them.
+pub fn service(
+    service: &ServiceObject,
+    slices: &[&SliceObject],
+    setting: &Setting<'_>,
+    owners: &Owners,
+) -> (Vec<(ServiceId, ServicePort)>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut taken = BTreeSet::new();
+    let mut ports = Vec::new();
+    for port in &service.ports {
+        let mut frontends = BTreeMap::new();
+        for (key, spec) in frontends::of_port(service, port, setting) {
+            match owners.refusal(service, &key) {
+                // Whose they are makes no difference.
+                Some(_) if key.is_other_ports() => {}
+                Some(refusal) => problems.push(refusal),
+                None if taken.insert(key) => drop(frontends.insert(key, spec)),
+                None => problems.push(taken_by_itself(service, port, &key.to_string())),
+            }
+        }
+        if !frontends.is_empty() {
+            ports.push(service_port(service, port, frontends, slices, setting, &mut problems));
+        }
+    }
+    problems.extend(idle_feedback(service, ports.first().map(|(_, port)| port)));
+    (ports, problems)
+}
+
+fn service_port(
+    service: &ServiceObject,
+    port: &PortObject,
+    frontends: BTreeMap<SocketKey, FrontendSpec>,
+    slices: &[&SliceObject],
+    setting: &Setting<'_>,
+    problems: &mut Vec<Problem>,
+) -> (ServiceId, ServicePort) {
+    let backends = backends::of_port(service, port, slices, setting);
+    // In a cluster the slices follow the Service, a little later.
+    let written = service.origin != Origin::Api;
+    if backends.is_none() && written && slices.iter().any(|slice| !slice.endpoints.is_empty()) {
+        problems.push(unmatched_port(service, port));
+    }
+    let id = ServiceId {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        port: port.port,
+        protocol: port.protocol,
+    };
+    let port = ServicePort {
+        port_name: port.name.clone(),
+        frontends,
+        algorithm: service.algorithm.unwrap_or(setting.default_algorithm),
+        affinity: service.affinity,
+        maglev_size: service.maglev_size,
+        feedback: service.feedback,
+        slow_start: service.slow_start,
+        health_check: service.health_check.clone(),
+        health_check_node_port: service.health_check_node_port,
+        backends: backends.unwrap_or_default(),
+    };
+    (id, port)
+}
+
+/// The model of files, and what of the objects could not be part of it. `holders` say whose each frontend is now.
+pub fn build(objects: &Objects, setting: &Setting<'_>, holders: &Holders) -> (Model, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let services = services(objects, &mut problems);
+    let slices = by_service(objects, &mut problems);
+    let mut owners = Owners::default();
+    for service in services.values() {
+        owners.set(service, claims(service, setting), holders);
+    }
+    let mut model = Model::default();
+    for (name, object) in services {
+        let slices = slices.get(&name).map_or(&[][..], Vec::as_slice);
+        let (ports, mut more) = service(object, slices, setting, &owners);
+        model.services.extend(ports);
+        problems.append(&mut more);
+    }
+    (model, problems)
 }
 
 /// The policies, each only once.
@@ -60,24 +133,23 @@ pub fn policies(objects: &Objects) -> (Vec<Policy>, Vec<Problem>) {
         let id = &object.policy.id;
         let first = *unique.entry(id).or_insert(object);
         if !std::ptr::eq(first, object) {
-            problems.push(written_twice(&object.origin, "ScalePolicy", &id.namespace, &id.name, &first.origin));
+            let twice = ObjectRef::new("ScalePolicy", &id.namespace, &id.name);
+            problems.push(written_twice(&object.origin, twice, &first.origin));
         }
     }
     (unique.into_values().map(|object| object.policy.clone()).collect(), problems)
 }
 
-/// The Services, oldest first (without a time after those with one, then by namespace and name), each only once.
-fn by_age<'a>(services: &'a [ServiceObject], problems: &mut Vec<Problem>) -> Vec<&'a ServiceObject> {
-    let mut unique: BTreeMap<(&str, &str), &ServiceObject> = BTreeMap::new();
-    for service in services {
-        let first = *unique.entry((&service.namespace, &service.name)).or_insert(service);
+/// The Services by namespace and name, each only once.
+fn services<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> BTreeMap<(&'a str, &'a str), &'a ServiceObject> {
+    let mut unique = BTreeMap::new();
+    for service in &objects.services {
+        let first = *unique.entry((service.namespace.as_str(), service.name.as_str())).or_insert(service);
         if !std::ptr::eq(first, service) {
-            problems.push(written_twice(&service.origin, "Service", &service.namespace, &service.name, &first.origin));
+            problems.push(written_twice(&service.origin, object_of(service), &first.origin));
         }
     }
-    let mut sorted: Vec<&ServiceObject> = unique.into_values().collect();
-    sorted.sort_by_key(|s| (s.created.is_none(), s.created));
-    sorted
+    unique
 }
 
 /// The slices of each Service by name, each only once.
@@ -89,7 +161,8 @@ fn by_service<'a>(
     for slice in &objects.slices {
         let first = *unique.entry((&slice.namespace, &slice.name)).or_insert(slice);
         if !std::ptr::eq(first, slice) {
-            problems.push(written_twice(&slice.origin, "EndpointSlice", &slice.namespace, &slice.name, &first.origin));
+            let twice = ObjectRef::new("EndpointSlice", &slice.namespace, &slice.name);
+            problems.push(written_twice(&slice.origin, twice, &first.origin));
         }
     }
     let services: BTreeSet<(&str, &str)> =
@@ -104,13 +177,17 @@ fn by_service<'a>(
     grouped
 }
 
-fn written_twice(origin: &Origin, kind: &str, namespace: &str, name: &str, first: &Origin) -> Problem {
+fn object_of(service: &ServiceObject) -> ObjectRef {
+    ObjectRef::new("Service", &service.namespace, &service.name)
+}
+
+fn written_twice(origin: &Origin, object: ObjectRef, first: &Origin) -> Problem {
     Problem {
         origin: origin.clone(),
-        object: format!("{kind} {namespace}/{name}"),
         field: "metadata.name".into(),
-        value: name.into(),
-        cause: format!("this {kind} is in {first} already, which stays in force"),
+        value: object.name.clone(),
+        cause: format!("this {} is in {first} already, which stays in force", object.kind),
+        object,
         remedy: "remove one of the two".into(),
     }
 }
@@ -118,7 +195,7 @@ fn written_twice(origin: &Origin, kind: &str, namespace: &str, name: &str, first
 fn no_service(slice: &SliceObject) -> Problem {
     Problem {
         origin: slice.origin.clone(),
-        object: format!("EndpointSlice {}/{}", slice.namespace, slice.name),
+        object: ObjectRef::new("EndpointSlice", &slice.namespace, &slice.name),
         field: "metadata.labels.kubernetes.io/service-name".into(),
         value: slice.service.clone(),
         cause: format!("there is no Service {}/{}", slice.namespace, slice.service),
@@ -126,148 +203,33 @@ fn no_service(slice: &SliceObject) -> Problem {
     }
 }
 
-struct Builder<'a> {
-    node: &'a NodeView,
-    default_algorithm: Algorithm,
-    /// Whose each frontend is: the first to claim it.
-    owners: BTreeMap<SocketKey, &'a ServiceObject>,
-    problems: Vec<Problem>,
-    model: Model,
-}
-
-impl<'a> Builder<'a> {
-    fn service_port(&mut self, service: &'a ServiceObject, port: &PortObject, slices: &[&SliceObject]) {
-        let frontends = self.frontends(service, port);
-        if frontends.is_empty() {
-            return;
-        }
-        let backends = self.backends(service, port, slices);
-        let id = ServiceId {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-            port: port.port,
-            protocol: port.protocol,
-        };
-        let port = ServicePort {
-            port_name: port.name.clone(),
-            frontends,
-            algorithm: service.algorithm.unwrap_or(self.default_algorithm),
-            affinity: service.affinity,
-            maglev_size: service.maglev_size,
-            feedback: service.feedback,
-            slow_start: service.slow_start,
-            health_check: service.health_check.clone(),
-            backends,
-        };
-        if port.feedback != Feedback::None && !weights::is_moved(&port) {
-            self.problems.push(idle_feedback(service, port.algorithm));
-        }
-        self.model.services.insert(id, port);
-    }
-
-    /// Gives frontends of Services that tell no age to those that hold them and still want them.
-    fn keep(&mut self, services: &[&'a ServiceObject], holders: &Holders) {
-        for service in services.iter().filter(|service| service.created.is_none()) {
-            let holds = |key: &SocketKey| {
-                holders
-                    .get(key)
-                    .is_some_and(|(namespace, name)| (namespace, name) == (&service.namespace, &service.name))
-            };
-            let kept: Vec<_> = service.ports.iter().flat_map(|port| self.wanted(service, port)).filter(holds).collect();
-            self.owners.extend(kept.into_iter().map(|key| (key, *service)));
-        }
-    }
-
-    /// The frontends of a port that no other Service has.
-    fn frontends(&mut self, service: &'a ServiceObject, port: &PortObject) -> BTreeSet<SocketKey> {
-        self.wanted(service, port).into_iter().filter(|key| self.claim(service, *key)).collect()
-    }
-
-    fn wanted(&self, service: &ServiceObject, port: &PortObject) -> BTreeSet<SocketKey> {
-        let own = service.addresses.iter().map(|ip| (*ip, port.port));
-        let node = port.node_port.iter().flat_map(|number| self.node.frontend_addresses().map(|ip| (ip, *number)));
-        own.chain(node).map(|(ip, number)| SocketKey::new(SocketAddr::new(ip, number), port.protocol)).collect()
-    }
-
-    fn claim(&mut self, service: &'a ServiceObject, key: SocketKey) -> bool {
-        let owner = *self.owners.entry(key).or_insert(service);
-        let granted = std::ptr::eq(owner, service);
-        if !granted {
-            self.problems.push(Problem {
-                origin: service.origin.clone(),
-                object: format!("Service {}/{}", service.namespace, service.name),
-                field: "spec".into(),
-                value: key.to_string(),
-                cause: format!(
-                    "the frontend is claimed by Service {}/{} ({}) already, which keeps it",
-                    owner.namespace, owner.name, owner.origin
-                ),
-                remedy: "give one of the two another address or port".into(),
-            });
-        }
-        granted
-    }
-
-    fn backends(
-        &mut self,
-        service: &ServiceObject,
-        port: &PortObject,
-        slices: &[&SliceObject],
-    ) -> BTreeMap<SocketAddr, BackendSpec> {
-        let mut backends: BTreeMap<SocketAddr, BackendSpec> = BTreeMap::new();
-        let mut matched = false;
-        for slice in slices {
-            let numbers = slice.ports.iter().filter(|(name, _, proto)| *name == port.name && *proto == port.protocol);
-            for (_, number, _) in numbers {
-                matched = true;
-                for endpoint in &slice.endpoints {
-                    let spec = backend(self.node, endpoint, slice.weight.unwrap_or(DEFAULT_WEIGHT));
-                    insert(&mut backends, SocketAddr::new(endpoint.address, *number), spec);
-                }
-            }
-        }
-        if !matched && slices.iter().any(|slice| !slice.endpoints.is_empty()) {
-            self.problems.push(unmatched_port(service, port));
-        }
-        backends
-    }
-}
-
-fn idle_feedback(service: &ServiceObject, algorithm: Algorithm) -> Problem {
+fn taken_by_itself(service: &ServiceObject, port: &PortObject, frontend: &str) -> Problem {
     Problem {
         origin: service.origin.clone(),
-        object: format!("Service {}/{}", service.namespace, service.name),
+        object: object_of(service),
+        field: "spec.ports.port".into(),
+        value: frontend.into(),
+        cause: format!("another port of the Service has this frontend already, port {} goes without", port.port),
+        remedy: "give one of the two another port or nodePort".into(),
+    }
+}
+
+fn idle_feedback(service: &ServiceObject, port: Option<&ServicePort>) -> Option<Problem> {
+    let port = port.filter(|port| port.feedback != Feedback::None && !weights::is_moved(port))?;
+    Some(Problem {
+        origin: service.origin.clone(),
+        object: object_of(service),
         field: "metadata.annotations.weir.dev/feedback".into(),
         value: "connections".into(),
-        cause: format!("feedback does not move the weights of {}", algorithm.name()),
+        cause: format!("feedback does not move the weights of {}", port.algorithm.name()),
         remedy: "set weir.dev/algorithm to random or weighted-round-robin, or remove the annotation".into(),
-    }
-}
-
-/// Adds a backend; of the same one in two slices the one that takes connections counts, else the first.
-fn insert(backends: &mut BTreeMap<SocketAddr, BackendSpec>, key: SocketAddr, spec: BackendSpec) {
-    let known = backends.entry(key).or_insert_with(|| spec.clone());
-    if known.terminating && !spec.terminating {
-        *known = spec;
-    }
-}
-
-fn backend(node: &NodeView, endpoint: &EndpointObject, weight: u16) -> BackendSpec {
-    let local = node.is_local(endpoint.node.as_deref(), endpoint.address);
-    BackendSpec {
-        node: endpoint.node.clone(),
-        local,
-        // A local backend needs one too, where two frontends lead one client port to it.
-        source: node.source_for(endpoint.address),
-        weight,
-        terminating: endpoint.terminating,
-    }
+    })
 }
 
 fn unmatched_port(service: &ServiceObject, port: &PortObject) -> Problem {
     Problem {
         origin: service.origin.clone(),
-        object: format!("Service {}/{}", service.namespace, service.name),
+        object: object_of(service),
         field: "spec.ports.name".into(),
         value: port.name.clone(),
         cause: format!("no EndpointSlice of the Service has a {} port of this name", port.protocol.name()),

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Objects, Origin, Problem, object};
+use super::{Objects, Origin, Problem, read::read};
 
 /// What was read of a folder: each manifest's text, or why it could not be read.
 pub type Snapshot = Result<BTreeMap<PathBuf, Result<String, String>>, String>;
@@ -81,7 +81,7 @@ impl Folder {
 
     fn lost(&mut self, folder: &Path, cause: String) -> bool {
         let problem = Problem {
-            origin: Origin { file: folder.to_owned(), line: 0 },
+            origin: Origin::file(folder, 0),
             cause: format!("the folder of manifests cannot be read: {cause}"),
             remedy: "bring it back; what it held stays in force until then".into(),
             ..Problem::default()
@@ -114,7 +114,7 @@ impl Folder {
 impl FileState {
     fn take_in(&mut self, path: &Path, text: Result<String, String>) {
         let result = match &text {
-            Ok(text) => object::read(path, text),
+            Ok(text) => read(path, text),
             Err(cause) => Err(vec![unreadable(path, cause)]),
         };
         self.read = Some(text);
@@ -127,7 +127,7 @@ impl FileState {
 
 fn unreadable(path: &Path, cause: &str) -> Problem {
     Problem {
-        origin: Origin { file: path.to_owned(), line: 0 },
+        origin: Origin::file(path, 0),
         cause: format!("the file cannot be read: {cause}"),
         remedy: "correct it; what it said before stays in force".into(),
         ..Problem::default()
@@ -199,8 +199,7 @@ mod tests {
         assert_eq!(names(&f.folder), ["a", "b2"]);
         let problems = f.folder.problems();
         assert_eq!(problems.len(), 1);
-        assert_eq!(problems[0].origin.file, f.dir.path().join("a.yaml"));
-        assert_eq!(problems[0].origin.line, 2, "{}", problems[0]);
+        assert_eq!(problems[0].origin, Origin::file(f.dir.path().join("a.yaml"), 2), "{}", problems[0]);
         assert!(f.folder.is_complete());
         f.write("a.yaml", &service("a3"));
         assert!(f.scan());

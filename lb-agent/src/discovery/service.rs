@@ -1,89 +1,124 @@
 //! A Kubernetes Service, checked.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
 use super::{
     ServiceObject,
     annotations::{self as a, Invalid},
-    object::{Context, PortObject, port, protocol},
+    context::{Context, port, protocol},
+    object::{AddressKind, Families, PortObject},
 };
-use crate::model::HealthCheck;
+use crate::model::{HealthCheck, Reach};
 
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
-/// The Service; none if anything is wrong with it, or if it has no addresses by design (ExternalName).
-pub(super) fn check(context: &mut Context<'_>, service: Service) -> Option<ServiceObject> {
-    let meta = service.metadata;
-    let spec = service.spec.unwrap_or_default();
-    let created = meta.creation_timestamp.map(|time| time.0.as_nanosecond());
-    let (namespace, name) = context.identity(meta.namespace, meta.name);
-    let status = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
-    let ingress: Vec<String> = status.into_iter().map(|i| i.ip.unwrap_or_default()).collect();
+/// The Service; none if it may not be used, or if it has no addresses by design (ExternalName).
+pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<ServiceObject> {
+    let spec = &service.spec.clone().unwrap_or_default();
+    let annotations = &service.metadata.annotations.clone().unwrap_or_default();
+    let (namespace, name) = context.identity();
+    let families = families(context, spec);
     let object = ServiceObject {
         origin: context.origin(&[]),
         namespace,
         name,
-        created,
-        ports: ports(context, &spec),
-        addresses: addresses(context, &spec, &ingress),
-        algorithm: context.annotation(a::ALGORITHM, a::algorithm),
-        affinity: affinity(context, &spec),
-        maglev_size: context.annotation(a::MAGLEV_SIZE, a::maglev_size),
-        feedback: context.annotation(a::FEEDBACK, a::feedback).unwrap_or_default(),
-        slow_start: context.annotation(a::SLOW_START, a::duration),
-        health_check: health_check(context),
+        created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_nanosecond()),
+        ports: ports(context, spec),
+        addresses: addresses(context, service, spec, families),
+        families,
+        internal: policy(context, "internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
+        external: policy(context, "externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
+        ranges: ranges(context, spec, annotations),
+        health_check_node_port: health_check_node_port(context, spec),
+        algorithm: context.annotation(annotations, a::ALGORITHM, a::algorithm),
+        affinity: affinity(context, spec),
+        maglev_size: context.annotation(annotations, a::MAGLEV_SIZE, a::maglev_size),
+        feedback: context.annotation(annotations, a::FEEDBACK, a::feedback).unwrap_or_default(),
+        slow_start: context.annotation(annotations, a::SLOW_START, a::duration),
+        health_check: health_check(context, annotations),
     };
     let external = spec.type_.as_deref() == Some("ExternalName");
-    (context.is_sound() && !external).then_some(object)
+    (context.is_usable() && !external).then_some(object)
 }
 
+/// The ports, each number and protocol once; a headless Service has none that clients could use.
 fn ports(context: &mut Context<'_>, spec: &ServiceSpec) -> Vec<PortObject> {
     let open = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
-    let ports = spec.ports.iter().flatten().enumerate();
-    let checked: Vec<PortObject> = ports
-        .filter_map(|(index, p)| {
-            let index = index.to_string();
-            let at = |field| ["spec", "ports", index.as_str(), field];
-            let node_port = p.node_port.filter(|number| open && *number != 0);
-            Some(PortObject {
-                name: p.name.clone().unwrap_or_default(),
-                port: context.accept(&at("port"), port(p.port))?,
-                protocol: context.accept(&at("protocol"), protocol(p.protocol.as_deref()))?,
-                node_port: node_port.and_then(|number| context.accept(&at("nodePort"), port(number))),
-            })
-        })
-        .collect();
     let mut seen = BTreeSet::new();
-    for (index, p) in checked.iter().enumerate() {
-        if !seen.insert((p.port, p.protocol)) {
-            let path = ["spec", "ports", &index.to_string(), "port"];
-            context.problem(&path, "the Service has this port and protocol twice", "keep one of them");
+    let mut found = Vec::new();
+    for (index, p) in spec.ports.iter().flatten().enumerate() {
+        let index = index.to_string();
+        let at = |field| ["spec", "ports", index.as_str(), field];
+        let number = context.accept(&at("port"), port(p.port));
+        let protocol = context.accept(&at("protocol"), protocol(p.protocol.as_deref()));
+        let (Some(number), Some(protocol)) = (number, protocol) else { continue };
+        if !seen.insert((number, protocol)) {
+            context.problem(&at("port"), "the Service has this port and protocol twice", "keep one of them");
+            continue;
         }
+        let node_port = p.node_port.filter(|number| open && *number != 0);
+        let node_port = node_port.and_then(|number| context.accept(&at("nodePort"), port(number)));
+        found.push(PortObject { name: p.name.clone().unwrap_or_default(), port: number, protocol, node_port });
     }
-    checked
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    if headless { Vec::new() } else { found }
 }
 
-/// Every address of a Service with the path of its field.
-fn addresses(context: &mut Context<'_>, spec: &ServiceSpec, ingress: &[String]) -> BTreeSet<IpAddr> {
-    let mut found = BTreeSet::new();
-    let mut add = |path: &[&str], text: &str| {
-        if !matches!(text, "" | "None") {
-            found.extend(context.accept(path, address(text)));
+fn families(context: &mut Context<'_>, spec: &ServiceSpec) -> Families {
+    let Some(names) = spec.ip_families.as_ref().filter(|names| !names.is_empty()) else { return Families::default() };
+    for (index, name) in names.iter().enumerate() {
+        if !matches!(name.as_str(), "IPv4" | "IPv6") {
+            let path = ["spec", "ipFamilies", &index.to_string()];
+            context.problem(&path, "no such address family", "use IPv4 or IPv6");
+        }
+    }
+    let has = |family: &str| names.iter().any(|name| name == family);
+    Families { v4: has("IPv4"), v6: has("IPv6") }
+}
+
+/// Every address of a Service.
+fn addresses(
+    context: &mut Context<'_>,
+    service: &Service,
+    spec: &ServiceSpec,
+    families: Families,
+) -> BTreeMap<IpAddr, AddressKind> {
+    let mut found = BTreeMap::new();
+    let api = context.is_api();
+    let mut add = |kind: AddressKind, path: &[&str], text: &str| {
+        let address = if matches!(text, "" | "None") { None } else { context.accept(path, address(text)) };
+        if let Some(address) = address.filter(|ip| families.contain(*ip)) {
+            let known = found.entry(address).or_insert(kind);
+            *known = kind.max(*known);
         }
     };
-    add(&["spec", "clusterIP"], spec.cluster_ip.as_deref().unwrap_or_default());
-    add(&["spec", "loadBalancerIP"], spec.load_balancer_ip.as_deref().unwrap_or_default());
+    add(AddressKind::Cluster, &["spec", "clusterIP"], spec.cluster_ip.as_deref().unwrap_or_default());
     for (index, text) in spec.cluster_ips.iter().flatten().enumerate() {
-        add(&["spec", "clusterIPs", &index.to_string()], text);
+        add(AddressKind::Cluster, &["spec", "clusterIPs", &index.to_string()], text);
+    }
+    // In a cluster it is what the Service asks its load balancer for, which answers in the status.
+    if !api {
+        let text = spec.load_balancer_ip.as_deref().unwrap_or_default();
+        add(AddressKind::LoadBalancer, &["spec", "loadBalancerIP"], text);
     }
     for (index, text) in spec.external_ips.iter().flatten().enumerate() {
-        add(&["spec", "externalIPs", &index.to_string()], text);
+        add(AddressKind::External, &["spec", "externalIPs", &index.to_string()], text);
     }
-    for (index, text) in ingress.iter().enumerate() {
-        add(&["status", "loadBalancer", "ingress", &index.to_string(), "ip"], text);
+    let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
+    for (index, ingress) in status.into_iter().flatten().enumerate() {
+        // With ipMode Proxy packets must pass the load balancer, which terminates or rewrites them.
+        if ingress.ip_mode.as_deref() != Some("Proxy") {
+            let path = ["status", "loadBalancer", "ingress", &index.to_string(), "ip"];
+            add(AddressKind::LoadBalancer, &path, ingress.ip.as_deref().unwrap_or_default());
+        }
     }
     found
 }
@@ -105,6 +140,47 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Invalid> {
     }
 }
 
+fn policy(context: &mut Context<'_>, field: &str, value: Option<&str>) -> Reach {
+    match value {
+        None | Some("" | "Cluster") => Reach::Cluster,
+        Some("Local") => Reach::Local,
+        Some(_) => {
+            context.problem(&["spec", field], "no such traffic policy", "use Cluster or Local");
+            Reach::Cluster
+        }
+    }
+}
+
+/// The networks of clients, from the field, or where it is empty from the annotation that was there before it.
+fn ranges(
+    context: &mut Context<'_>,
+    spec: &ServiceSpec,
+    annotations: &BTreeMap<String, String>,
+) -> Option<BTreeSet<IpNet>> {
+    let fields = spec.load_balancer_source_ranges.iter().flatten().enumerate();
+    let words = fields.map(|(index, text)| (vec!["spec", "loadBalancerSourceRanges"], Some(index), text.as_str()));
+    let mut words: Vec<(Vec<&str>, Option<usize>, &str)> = words.collect();
+    if words.is_empty() {
+        let text = annotations.get(a::SOURCE_RANGES).filter(|text| !text.trim().is_empty())?;
+        words.extend(text.split(',').map(|word| (vec!["metadata", "annotations", a::SOURCE_RANGES], None, word)));
+    }
+    let mut found = BTreeSet::new();
+    for (mut path, index, text) in words {
+        let index = index.map(|index| index.to_string());
+        path.extend(index.as_deref());
+        found.extend(context.accept(&path, a::network(text)));
+    }
+    Some(found)
+}
+
+/// Kubernetes gives one to Services of type LoadBalancer with `externalTrafficPolicy: Local`.
+fn health_check_node_port(context: &mut Context<'_>, spec: &ServiceSpec) -> Option<u16> {
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let needed = local && spec.type_.as_deref() == Some("LoadBalancer");
+    let number = spec.health_check_node_port.filter(|number| needed && *number != 0)?;
+    context.accept(&["spec", "healthCheckNodePort"], port(number))
+}
+
 fn affinity(context: &mut Context<'_>, spec: &ServiceSpec) -> Option<Duration> {
     match spec.session_affinity.as_deref() {
         None | Some("" | "None") => return None,
@@ -123,9 +199,9 @@ fn affinity(context: &mut Context<'_>, spec: &ServiceSpec) -> Option<Duration> {
     context.accept(&["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"], valid).map(Duration::from_secs)
 }
 
-fn health_check(context: &mut Context<'_>) -> Option<HealthCheck> {
-    let probe = context.annotation(a::HEALTH_CHECK, a::probe);
-    let interval = context.annotation(a::HEALTH_CHECK_INTERVAL, a::duration);
-    let threshold = context.annotation(a::HEALTH_CHECK_THRESHOLD, a::threshold);
+fn health_check(context: &mut Context<'_>, annotations: &BTreeMap<String, String>) -> Option<HealthCheck> {
+    let probe = context.annotation(annotations, a::HEALTH_CHECK, a::probe);
+    let interval = context.annotation(annotations, a::HEALTH_CHECK_INTERVAL, a::duration);
+    let threshold = context.annotation(annotations, a::HEALTH_CHECK_THRESHOLD, a::threshold);
     probe.map(|probe| a::health_check(probe, interval, threshold))
 }

@@ -1,25 +1,30 @@
 //! A Kubernetes EndpointSlice, checked.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use lb_common::Protocol;
 
 use super::{
     SliceObject, annotations as a,
-    object::{Context, EndpointObject, port, protocol},
+    context::{Context, port, protocol},
+    object::{EndpointObject, Hints},
     service::address,
 };
 
 /// The label that names a slice's Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// The slice; none if anything is wrong with it, or if it holds names instead of addresses (FQDN).
-pub(super) fn check(context: &mut Context<'_>, slice: EndpointSlice) -> Option<SliceObject> {
-    let meta = slice.metadata;
-    let service = meta.labels.unwrap_or_default().remove(SERVICE_LABEL).unwrap_or_default();
-    let (namespace, name) = context.identity(meta.namespace, meta.name);
+/// The slice; none if it may not be used, or if it holds names instead of addresses (FQDN).
+pub(super) fn check(context: &mut Context<'_>, slice: &EndpointSlice) -> Option<SliceObject> {
+    let meta = &slice.metadata;
+    let service = meta.labels.iter().flatten().find(|(name, _)| *name == SERVICE_LABEL);
+    let service = service.map(|(_, name)| name.clone()).unwrap_or_default();
+    let (namespace, name) = context.identity();
     if service.is_empty() {
+        if context.is_api() {
+            return None;
+        }
         let remedy = format!("add the label {SERVICE_LABEL} with the name of a Service in namespace {namespace}");
         context.problem(&["metadata", "labels"], "the slice belongs to no Service", &remedy);
     }
@@ -32,23 +37,29 @@ pub(super) fn check(context: &mut Context<'_>, slice: EndpointSlice) -> Option<S
             return None;
         }
     };
-    let ours = context.annotation(a::WEIGHT, a::weight);
     let object = SliceObject {
         origin: context.origin(&[]),
         namespace,
         name,
         service,
-        weight: ours.or_else(|| context.annotation(a::CILIUM_WEIGHT, a::weight)),
+        weight: weight(context, slice),
         ports: slice.ports.iter().flatten().enumerate().filter_map(|(i, p)| checked_port(context, i, p)).collect(),
-        endpoints: slice
-            .endpoints
-            .iter()
-            .flatten()
-            .enumerate()
-            .flat_map(|(i, e)| endpoints(context, i, e, v6))
-            .collect(),
+        endpoints: checked_endpoints(context, slice, v6),
     };
-    context.is_sound().then_some(object)
+    context.is_usable().then_some(object)
+}
+
+fn checked_endpoints(context: &mut Context<'_>, slice: &EndpointSlice, v6: bool) -> Vec<EndpointObject> {
+    let all = slice.endpoints.iter().flatten().enumerate();
+    let mut checked: Vec<_> = all.flat_map(|(index, endpoint)| endpoints(context, index, endpoint, v6)).collect();
+    checked.shrink_to_fit();
+    checked
+}
+
+fn weight(context: &mut Context<'_>, slice: &EndpointSlice) -> Option<u16> {
+    let annotations = slice.metadata.annotations.as_ref()?;
+    let ours = context.annotation(annotations, a::WEIGHT, a::weight);
+    ours.or_else(|| context.annotation(annotations, a::CILIUM_WEIGHT, a::weight))
 }
 
 fn checked_port(context: &mut Context<'_>, index: usize, p: &EndpointPort) -> Option<(String, u16, Protocol)> {
@@ -61,23 +72,42 @@ fn checked_port(context: &mut Context<'_>, index: usize, p: &EndpointPort) -> Op
 
 /// A backend for each address; none if the endpoint is neither ready nor terminating.
 fn endpoints(context: &mut Context<'_>, index: usize, endpoint: &Endpoint, v6: bool) -> Vec<EndpointObject> {
-    let index = index.to_string();
-    let mut found = Vec::new();
-    for (number, text) in endpoint.addresses.iter().enumerate() {
-        let path = ["endpoints", &index, "addresses", &number.to_string()];
-        let Some(address) = context.accept(&path, address(text)) else { continue };
-        if address.is_ipv6() != v6 {
-            wrong_family(context, &path, address);
-        }
-        found.push(address);
-    }
+    let found = addresses(context, index, endpoint, v6);
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let terminating = conditions.terminating.unwrap_or(false);
-    if !terminating && !conditions.ready.unwrap_or(true) {
+    // A Service that publishes addresses that are not ready has endpoints that are ready and terminating: these are ready.
+    let ready = conditions.ready.unwrap_or(!terminating);
+    if !ready && !terminating {
         return Vec::new();
     }
-    let backend = |address| EndpointObject { address, node: endpoint.node_name.clone(), terminating };
+    let text = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Box::from);
+    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+    let backend = |address| EndpointObject {
+        address,
+        node: endpoint.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
+        pod: pod.and_then(|pod| text(&pod.name)),
+        terminating: !ready,
+        serving: conditions.serving.unwrap_or(true),
+        hints: hints(endpoint),
+    };
     found.into_iter().map(backend).collect()
+}
+
+fn addresses(context: &mut Context<'_>, index: usize, endpoint: &Endpoint, v6: bool) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for (number, text) in endpoint.addresses.iter().enumerate() {
+        let result = address(text);
+        if result.as_ref().is_ok_and(|address| address.is_ipv6() == v6) {
+            found.extend(result);
+            continue;
+        }
+        let (index, number) = (index.to_string(), number.to_string());
+        let path = ["endpoints", &index, "addresses", &number];
+        if let Some(address) = context.accept(&path, result) {
+            wrong_family(context, &path, address);
+        }
+    }
+    found
 }
 
 fn wrong_family(context: &mut Context<'_>, path: &[&str], address: IpAddr) {
@@ -88,4 +118,12 @@ fn wrong_family(context: &mut Context<'_>, path: &[&str], address: IpAddr) {
         &cause,
         &format!("write an {wanted} address, or a second EndpointSlice with addressType: {is}"),
     );
+}
+
+fn hints(endpoint: &Endpoint) -> Option<Box<Hints>> {
+    let hints = endpoint.hints.as_ref()?;
+    let nodes = hints.for_nodes.iter().flatten().map(|node| node.name.as_str().into());
+    let zones = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str().into());
+    let hints = Hints { nodes: nodes.collect(), zones: zones.collect() };
+    (hints != Hints::default()).then(|| Box::new(hints))
 }

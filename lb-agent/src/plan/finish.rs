@@ -1,14 +1,14 @@
 //! The end of a removal: what no flow uses any more is freed, and may then be used again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    Backend, BackendState,
+    Backend, SocketKey,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
-    service::VIP_REMOVED,
 };
 
-use crate::dataplane::{Tables, Write};
+use super::Image;
+use crate::dataplane::Write;
 
 /// What a whole pass of the sweep allows to free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,29 +20,43 @@ pub struct Swept {
 }
 
 /// The writes that free what can be freed.
-pub fn finish(tables: &Tables, swept: &Swept) -> Vec<Write> {
-    let removed = |b: &Backend| b.state == BackendState::Removed as u8;
-    let freed: BTreeSet<u32> =
-        tables.backends.iter().filter(|(i, b)| swept.backends.contains(i) && removed(b)).map(|(i, _)| *i).collect();
-    let left: Vec<&Backend> = tables.backends.iter().filter(|(i, _)| !freed.contains(i)).map(|(_, b)| b).collect();
-    let endpoints: BTreeSet<u32> = left.iter().map(|b| b.endpoint).collect();
-    let vips = tables.vips.iter().filter(|(id, vip)| vip.live == VIP_REMOVED && swept.vips.contains(id));
-    let unused = tables.endpoints.iter().filter(|(_, id)| !endpoints.contains(id));
-    let mut writes: Vec<Write> = vips.map(|(id, _)| Write::FreeVip(*id)).collect();
+pub fn finish(image: &Image, swept: &Swept) -> Vec<Write> {
+    let vips = swept.vips.intersection(image.removed_vips());
+    let freed: BTreeSet<u32> = swept.backends.intersection(image.removed_backends()).copied().collect();
+    let mut writes: Vec<Write> = vips.map(|id| Write::FreeVip(*id)).collect();
     // The endpoint first: a reply that comes now is not ours, and must not be taken for one of the next user of the index.
-    writes.extend(unused.map(|(key, _)| Write::DeleteEndpoint(*key)));
+    writes.extend(unused_endpoints(image, &freed).into_iter().map(Write::DeleteEndpoint));
     writes.extend(freed.iter().map(|index| Write::FreeBackend(*index)));
-    writes.extend(unused_names(tables, &freed, &left));
+    writes.extend(unused_names(image, &freed).into_iter().map(Write::DeleteName));
     writes
 }
 
-fn unused_names(tables: &Tables, freed: &BTreeSet<u32>, left: &[&Backend]) -> Vec<Write> {
-    let services: BTreeSet<u32> =
-        left.iter().map(|b| b.service).chain(tables.frontends.values().map(|f| f.service)).collect();
-    let used = |key: &NameKey| match key.kind {
-        NAME_SERVICE => services.contains(&key.index),
-        NAME_BACKEND => tables.backends.contains_key(&key.index) && !freed.contains(&key.index),
-        _ => true,
+fn unused_endpoints(image: &Image, freed: &BTreeSet<u32>) -> BTreeSet<SocketKey> {
+    let mut unused = image.idle_endpoints.clone();
+    let mut losing: BTreeMap<SocketKey, u32> = BTreeMap::new();
+    for backend in freed.iter().filter_map(|index| image.backends.get(index)) {
+        if image.endpoints.get(&backend.key()) == Some(&backend.endpoint) {
+            *losing.entry(backend.key()).or_default() += 1;
+        }
+    }
+    // An endpoint is a user of its id itself.
+    let last = |(key, count): &(&SocketKey, &u32)| {
+        image.endpoints.get(*key).is_some_and(|id| image.endpoint_ids.users(*id) == **count + 1)
     };
-    tables.names.keys().filter(|key| !used(key)).map(|key| Write::DeleteName(*key)).collect()
+    unused.extend(losing.iter().filter(last).map(|(key, _)| *key));
+    unused
+}
+
+fn unused_names(image: &Image, freed: &BTreeSet<u32>) -> BTreeSet<NameKey> {
+    let mut unused = image.idle_names.clone();
+    unused.extend(freed.iter().map(|index| NameKey { kind: NAME_BACKEND, index: *index }));
+    let services: BTreeSet<u32> =
+        freed.iter().filter_map(|i| image.backends.get(i)).map(|b: &Backend| b.service).collect();
+    let empty = |service: &u32| {
+        let members = image.members.get(service);
+        members.is_none_or(|m| m.frontends.is_empty() && m.backends.is_subset(freed))
+    };
+    unused.extend(services.into_iter().filter(empty).map(|index| NameKey { kind: NAME_SERVICE, index }));
+    unused.retain(|key| image.names.contains_key(key));
+    unused
 }

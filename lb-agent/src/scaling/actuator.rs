@@ -1,10 +1,7 @@
 //! Decides when a policy's scale command runs: at once when a number is wanted, one run at a time, again after a failure with a
 //! back-off that doubles up to [`MAX_BACK_OFF`]. The newest number wins over what an earlier run was asked for.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use serde::Serialize;
@@ -13,20 +10,12 @@ use tokio::task::JoinHandle;
 use super::{
     checked::PolicyId,
     command::{self, CommandError, Run},
+    observation::Clock,
     status::timestamp,
 };
 
 /// The longest wait between two tries.
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(60);
-
-/// The time, on both clocks: decisions are made by the monotonic one, people read the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// The monotonic clock.
-    pub now: Duration,
-    /// The wall clock.
-    pub wall: SystemTime,
-}
 
 /// How a policy's scale command does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -149,6 +138,8 @@ fn back_off(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn at(seconds: u64) -> Clock {

@@ -5,28 +5,16 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::scaling::{
-    checked::validate,
-    policy::ScalePolicy,
-    signals::{Reading, STALE},
+    decision::Rejected,
+    observation::{Load, Reading},
+    policy::SignalName,
+    testing,
 };
 
 fn policy(spec: Value) -> Policy {
-    let mut whole = json!({
-        "serviceRef": {"name": "web"},
-        "replicas": {"min": 1, "max": 10},
-        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
-    });
-    for (field, value) in spec.as_object().unwrap() {
-        whole[field] = value.clone();
-    }
-    let resource: ScalePolicy = serde_json::from_value(json!({
-        "apiVersion": "weir.dev/v1alpha1",
-        "kind": "ScalePolicy",
-        "metadata": {"name": "web"},
-        "spec": whole,
-    }))
-    .unwrap();
-    validate(&resource).unwrap()
+    let least =
+        json!({"replicas": {"min": 1, "max": 10}, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}});
+    testing::policy(least, &spec)
 }
 
 /// What is seen at a second.
@@ -71,6 +59,13 @@ type Steps = Vec<(u64, Seen, u32)>;
 
 const START: u64 = 1000;
 
+/// The age at which what Weir measures is too old.
+const STALE: Duration = Signal::Measured(SignalName::ActiveConnections).stale();
+
+fn clock(now: Duration) -> Clock {
+    Clock { now, wall: std::time::SystemTime::UNIX_EPOCH + now }
+}
+
 /// Goes through (second, what is seen, desired) steps from a number of replicas. Gives the last decision.
 fn follow(name: &str, policy: &Policy, start: u32, steps: Steps) -> Decision {
     let mut state = State::default();
@@ -80,13 +75,13 @@ fn follow(name: &str, policy: &Policy, start: u32, steps: Steps) -> Decision {
         let now = Duration::from_secs(START + second);
         let (all, ready) = seen.backends.unwrap_or((replicas, replicas));
         let at = now - seen.age;
-        let readings = [(Signal::ActiveConnections, seen.active), (Signal::ConnectionsPerSecond, seen.rate)];
+        let readings = [(SignalName::ActiveConnections, seen.active), (SignalName::ConnectionsPerSecond, seen.rate)];
         let readings = readings
             .into_iter()
-            .filter_map(|(signal, value)| Some((signal, Reading { value: value?, at })))
+            .filter_map(|(signal, value)| Some((signal.into(), Reading::new(value?, at))))
             .collect();
-        let decision = decide(policy, &mut state, &Load { replicas: all, ready, readings }, now);
-        assert_eq!(decision.desired, expected, "{name} at {second} s: {}", decision.reason);
+        let decision = decide(policy, &mut state, &Load { replicas: all, ready, readings }.into(), clock(now));
+        assert_eq!(decision.desired, expected, "{name} at {second} s: {}", decision.reason());
         if seen.carried_out && policy.mode == Mode::Apply {
             if decision.desired != decision.current {
                 state.set(decision.desired, now);
@@ -133,7 +128,7 @@ fn missing_or_stale_data_holds() {
     let policy = policy(json!({"rules": rules(), "targets": [{"signal": "connectionsPerSecond", "perReplica": 10}]}));
     let limit = STALE.as_millis() as u64;
     let table: Vec<(&str, u32, Steps, &str)> = vec![
-        ("missing from the start", 4, vec![(0, missing(), 4), (99, missing(), 4)], "activeConnections is missing (no rate yet)"),
+        ("missing from the start", 4, vec![(0, missing(), 4), (99, missing(), 4)], "activeConnections is missing (no value yet)"),
         ("no backend is ready", 4, vec![(0, missing().backends(4, 0), 4)], "activeConnections is missing (no backend is ready)"),
         ("old enough to use", 4, vec![(0, both(99.0, 10.0), 4), (3, Seen { age: STALE, ..both(99.0, 10.0) }, 6)], "is above 80"),
         ("too old to scale out", 4, vec![(0, aged(99.0, limit + 1), 4), (9, aged(99.0, limit + 1), 4)], "activeConnections is 2 s old, too old"),
@@ -144,7 +139,7 @@ fn missing_or_stale_data_holds() {
     ];
     for (name, start, steps, why) in table {
         let decision = follow(name, &policy, start, steps);
-        assert!(decision.reason.contains(why), "{name}: {}", decision.reason);
+        assert!(decision.reason().contains(why), "{name}: {}", decision.reason());
     }
 }
 
@@ -204,7 +199,7 @@ fn a_scale_out_rule_that_holds_blocks_scaling_in() {
     }));
     let decision = follow("blocked", &policy, 4, vec![(0, both(99.0, 1.0), 4), (9, both(99.0, 1.0), 4)]);
     assert_eq!(
-        decision.rejected,
+        decision.rejected(),
         [Rejected {
             what: "target connectionsPerSecond: 4 -> 1".to_owned(),
             why: "rule busy: activeConnections 99 is above 80 for 9s of 1m".to_owned(),
@@ -220,7 +215,7 @@ fn rules_wait_until_the_last_change_is_done() {
     let steps = vec![(0, active(99.0), 4), (3, active(99.0).not_carried_out(), 6), pending(4), pending(60), pending(600)];
     let decision = follow("a command that fails", &policy, 4, steps);
     assert_eq!((decision.current, decision.desired), (4, 6));
-    assert!(decision.reason.contains("waits for the last change to be done"), "{}", decision.reason);
+    assert!(decision.reason().contains("waits for the last change to be done"), "{}", decision.reason());
 
     let steps = vec![(0, active(99.0), 4), (3, active(99.0).not_carried_out(), 6), (4, active(99.0), 6), (5, active(99.0), 6), (7, active(99.0), 6), (8, active(99.0), 8)];
     follow("then it is done", &policy, 4, steps);
@@ -240,8 +235,8 @@ fn equal_bounds_leave_nothing_to_decide() {
     let policy = policy(json!({"replicas": {"min": 3, "max": 3}, "rules": rules()}));
     for (value, field) in [(99.0, "replicas.max"), (0.0, "replicas.min")] {
         let decision = follow("fixed", &policy, 3, vec![(0, active(value), 3), (5, active(value), 3), (50, active(value), 3)]);
-        assert_eq!(decision.limited_by[0].field, field);
-        assert!(decision.rejected[0].why.starts_with(field), "{:?}", decision.rejected);
+        assert_eq!(decision.limited_by[0].field(), field);
+        assert!(decision.rejected()[0].why.starts_with(field), "{:?}", decision.rejected());
     }
 }
 
@@ -251,7 +246,7 @@ fn the_default_behavior_waits_five_minutes_before_it_scales_in() {
     let mut steps: Vec<_> = (0..304).map(|t| (t, active(1.0), 4)).collect();
     steps.push((304, active(1.0), 3));
     let decision = follow("idle", &policy, 4, steps);
-    assert_eq!(decision.reason, "4 -> 3: rule idle: activeConnections 1 is below 30 for 5m 4s");
+    assert_eq!(decision.reason(), "4 -> 3: rule idle: activeConnections 1 is below 30 for 5m 4s");
 }
 
 #[test]
@@ -266,12 +261,12 @@ fn recommendations_are_shown_and_not_followed() {
 fn a_decision_says_why() {
     let policy = policy(json!({"rules": rules()}));
     let decision = follow("up", &policy, 4, vec![(0, active(91.5), 4), (3, aged(91.5, 500), 6)]);
-    assert_eq!(decision.reason, "4 -> 6: rule busy: activeConnections 91.5 is above 80 for 3s");
+    assert_eq!(decision.reason(), "4 -> 6: rule busy: activeConnections 91.5 is above 80 for 3s");
     let age = Some(Duration::from_millis(500));
-    assert_eq!(decision.inputs, [Input { signal: Signal::ActiveConnections, value: Some(91.5), age }]);
+    assert_eq!(decision.inputs, [Input { signal: SignalName::ActiveConnections.into(), value: Some(91.5), age }]);
     let decision = follow("hold", &policy, 4, vec![(0, active(50.0), 4)]);
     assert_eq!(
-        decision.reason,
+        decision.reason(),
         "stays at 4: rule busy: activeConnections 50 is not above 80; rule idle: activeConnections 50 is not below 30"
     );
 }
@@ -296,18 +291,18 @@ proptest! {
         let mut state = State::default();
         for (second, (backends, signals)) in seconds.into_iter().enumerate() {
             let now = Duration::from_secs(START + second as u64);
-            let names = [Signal::ActiveConnections, Signal::ConnectionsPerSecond];
+            let names = [SignalName::ActiveConnections, SignalName::ConnectionsPerSecond];
             let readings = names.into_iter().zip(signals).filter_map(|(signal, seen)| {
                 let (value, age) = seen?;
-                Some((signal, Reading { value, at: now - Duration::from_millis(age) }))
+                Some((signal.into(), Reading::new(value, now - Duration::from_millis(age))))
             });
             let load = Load { replicas: backends, ready: backends, readings: readings.collect() };
-            let decision = decide(&policy, &mut state, &load, now);
+            let decision = decide(&policy, &mut state, &load.into(), clock(now));
             let blind = decision.voices.iter().any(|voice| voice.stance == Stance::Blind);
             let Decision { current, desired, .. } = decision;
             prop_assert!((2..=8).contains(&desired) || desired == current, "{current} -> {desired}");
             if blind && carried_out && current <= 8 {
-                prop_assert!(desired >= current, "{}", decision.reason);
+                prop_assert!(desired >= current, "{}", decision.reason());
             }
             if carried_out && desired != current {
                 state.set(desired, now);

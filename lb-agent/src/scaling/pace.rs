@@ -5,7 +5,9 @@ use std::{cmp::Ordering, collections::VecDeque, time::Duration};
 
 use super::{
     checked::{Limit, Pace, Policy},
+    floor::Floor,
     policy::{ChangeKind, SelectPolicy},
+    restraint::Restraint,
 };
 
 /// What was recommended and what was changed, as far back as any window reaches.
@@ -13,15 +15,6 @@ use super::{
 pub struct History {
     recommendations: VecDeque<(Duration, u32)>,
     changes: VecDeque<(Duration, i64)>,
-}
-
-/// What kept a decision from what was wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restraint {
-    /// The field that says so.
-    pub field: &'static str,
-    /// What it says.
-    pub why: String,
 }
 
 /// The longest window or period a policy may have.
@@ -33,19 +26,25 @@ impl History {
         self.changes.push_back((now, i64::from(to) - i64::from(from)));
     }
 
-    /// How many replicas there may be now where `wanted` are wanted and `base` are there, and what held it back.
-    pub fn pace(&mut self, policy: &Policy, base: u32, wanted: u32, now: Duration) -> (u32, Vec<Restraint>) {
+    /// How many replicas there may be now where `wanted` are wanted and `base` are, of which `current` are there; and what held it back.
+    pub fn pace(
+        &mut self,
+        policy: &Policy,
+        floor: &Floor,
+        (current, base): (u32, u32),
+        wanted: u32,
+        now: Duration,
+    ) -> (u32, Vec<Restraint>) {
         self.recommend(base, wanted, now);
-        if base < policy.min {
-            return (policy.min, vec![minimum(policy)]);
-        }
-        if base > policy.max {
-            return (policy.max, vec![maximum(policy)]);
-        }
         let mut restraints = Vec::new();
         let stable = self.stabilise(policy, base, wanted, now, &mut restraints);
-        let limited = self.limit(policy, base, stable, now, &mut restraints);
-        (clamp(policy, limited, &mut restraints), restraints)
+        let limited = self.limit(policy, (current, base), stable, now, &mut restraints);
+        (clamp(policy, floor, limited, &mut restraints), restraints)
+    }
+
+    /// Notes that nothing was decided: the windows begin again.
+    pub fn held(&mut self, base: u32, now: Duration) {
+        self.recommend(base, base, now);
     }
 
     fn recommend(&mut self, base: u32, wanted: u32, now: Duration) {
@@ -62,7 +61,7 @@ impl History {
     }
 
     fn within(&self, window: Duration, now: Duration) -> impl Iterator<Item = u32> {
-        self.recommendations.iter().filter(move |(at, _)| *at + window > now).map(|(_, n)| *n)
+        self.recommendations.iter().rev().take_while(move |(at, _)| *at + window > now).map(|(_, n)| *n)
     }
 
     fn stabilise(
@@ -77,37 +76,39 @@ impl History {
         let highest = self.within(policy.down.window, now).max().unwrap_or(wanted).max(wanted);
         let stable = base.max(lowest).min(highest);
         if stable < wanted {
-            restraints.push(Restraint {
-                field: "behavior.scaleUp.stabilizationWindowSeconds",
-                why: format!("the lowest recommendation of the last {} s is {lowest}", policy.up.window.as_secs()),
-            });
+            restraints.push(Restraint::StableUp { window: policy.up.window, lowest });
         } else if stable > wanted {
-            restraints.push(Restraint {
-                field: "behavior.scaleDown.stabilizationWindowSeconds",
-                why: format!("the highest recommendation of the last {} s is {highest}", policy.down.window.as_secs()),
-            });
+            restraints.push(Restraint::StableDown { window: policy.down.window, highest });
         }
         stable
     }
 
-    fn limit(&self, policy: &Policy, base: u32, wanted: u32, now: Duration, restraints: &mut Vec<Restraint>) -> u32 {
-        let (pace, field, allowed) = match wanted.cmp(&base) {
+    fn limit(
+        &self,
+        policy: &Policy,
+        (current, base): (u32, u32),
+        wanted: u32,
+        now: Duration,
+        restraints: &mut Vec<Restraint>,
+    ) -> u32 {
+        let up_to = wanted > base;
+        let (pace, allowed) = match wanted.cmp(&base) {
             Ordering::Equal => return wanted,
             Ordering::Greater => {
-                let most = self.reach(&policy.up, base, now, up, i64::max).max(base);
-                (&policy.up, "behavior.scaleUp.policies", wanted.min(most))
+                // What is still there may stay.
+                let most = self.reach(&policy.up, base, now, up, i64::max).max(base).max(current);
+                (&policy.up, wanted.min(most))
             }
             Ordering::Less => {
                 let least = self.reach(&policy.down, base, now, down, i64::min).min(base);
-                (&policy.down, "behavior.scaleDown.policies", wanted.max(least))
+                (&policy.down, wanted.max(least))
             }
         };
         if allowed != wanted {
-            let why = match pace.select {
-                SelectPolicy::Disabled => "changes in this direction are disabled".to_owned(),
-                _ => format!("{allowed} is as far as it may go now"),
-            };
-            restraints.push(Restraint { field, why });
+            restraints.push(match pace.select {
+                SelectPolicy::Disabled => Restraint::Disabled { up: up_to },
+                _ => Restraint::Policies { up: up_to, allowed },
+            });
         }
         allowed
     }
@@ -151,43 +152,24 @@ fn down(start: i64, limit: Limit) -> i64 {
     }
 }
 
-fn minimum(policy: &Policy) -> Restraint {
-    Restraint { field: "replicas.min", why: format!("at least {}", policy.min) }
-}
-
-fn maximum(policy: &Policy) -> Restraint {
-    Restraint { field: "replicas.max", why: format!("at most {}", policy.max) }
-}
-
-fn clamp(policy: &Policy, wanted: u32, restraints: &mut Vec<Restraint>) -> u32 {
-    if wanted < policy.min {
-        restraints.push(minimum(policy));
-    } else if wanted > policy.max {
-        restraints.push(maximum(policy));
+fn clamp(policy: &Policy, floor: &Floor, wanted: u32, restraints: &mut Vec<Restraint>) -> u32 {
+    if wanted > policy.max {
+        restraints.push(Restraint::Max(policy.max));
+    } else if wanted < floor.replicas {
+        restraints.push(floor.why.clone());
     }
-    wanted.clamp(policy.min, policy.max)
+    wanted.max(floor.replicas).min(policy.max)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scaling::{checked::validate, policy::ScalePolicy};
+    use crate::scaling::testing;
     use serde_json::{Value, json};
 
     fn policy(behavior: &Value) -> Policy {
-        let resource: ScalePolicy = serde_json::from_value(json!({
-            "apiVersion": "weir.dev/v1alpha1",
-            "kind": "ScalePolicy",
-            "metadata": {"name": "web"},
-            "spec": {
-                "serviceRef": {"name": "web"},
-                "replicas": {"min": 2, "max": 50},
-                "targets": [{"signal": "activeConnections", "perReplica": 1}],
-                "behavior": behavior,
-            },
-        }))
-        .unwrap();
-        validate(&resource).unwrap()
+        let targets = json!([{"signal": "activeConnections", "perReplica": 1}]);
+        testing::policy(json!({"replicas": {"min": 2, "max": 50}, "targets": targets}), &json!({"behavior": behavior}))
     }
 
     /// Follows a number of replicas through (second, wanted, expected) steps, each carried out at once.
@@ -196,7 +178,8 @@ mod tests {
         let (mut history, mut base) = (History::default(), start);
         for (second, wanted, expected) in steps {
             let now = Duration::from_secs(1000 + second);
-            let (paced, restraints) = history.pace(&policy, base, *wanted, now);
+            let floor = Floor { replicas: policy.min, why: Restraint::Min(policy.min) };
+            let (paced, restraints) = history.pace(&policy, &floor, (base, base), *wanted, now);
             assert_eq!(paced, *expected, "{name} at {second} s: {restraints:?}");
             assert_eq!(restraints.is_empty(), paced == *wanted, "{name} at {second} s");
             if paced != base {

@@ -1,170 +1,170 @@
-//! Decides what each rule and each target of a policy asks for, from the signals and how long the rules have held. A rule or
-//! target that cannot see its signal asks for what is there, which keeps every other one from scaling in.
+//! Decides what each rule of a policy asks for, from its signal and how long it has held. A rule that cannot see its signal asks for
+//! what is there, which keeps every other part of the policy from scaling in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    checked::{Policy, Rule, Target, Trigger},
-    signals::{Load, STALE, Signal},
+    checked::{Bound, Rule, Step},
+    observation::{Observation, Reading},
+    signal::Signal,
+    voice::{Stance, Unread, Voice, Waits, Who, Why},
 };
 
-/// As in autoscaling: a mean within 10 % of its target is on target.
-pub const TOLERANCE: f64 = 0.1;
+/// How long signals in percent of a replica's size count for nothing after a resize.
+pub const RESIZED: Duration = Duration::from_secs(60);
 
-/// What a rule or target asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Voice {
-    /// Which one: `rule busy`, `target activeConnections`.
-    pub who: String,
-    /// What it asks for.
-    pub stance: Stance,
-    /// Why.
-    pub why: String,
-}
-
-/// What a rule or target asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stance {
-    /// Nothing.
-    Silent,
-    /// What is there: its signal is missing or too old.
-    Blind,
-    /// What is there.
-    Keep,
-    /// Another number.
-    Ask(u32),
-}
-
-/// How long rules have held, by name.
+/// What rules remember, by their names.
 #[derive(Clone, Debug, Default)]
-pub struct Holding(BTreeMap<String, Duration>);
+pub struct Holding {
+    since: BTreeMap<Arc<str>, Duration>,
+    acted: BTreeMap<Arc<str>, Duration>,
+}
 
 impl Holding {
     /// Lets every rule start again.
     pub fn restart(&mut self) {
-        self.0.clear();
+        self.since.clear();
     }
 
-    /// Since when this rule has held without a break, given whether it holds now.
-    fn since(&mut self, rule: &Rule, holds: bool, now: Duration) -> Option<Duration> {
+    /// A rule has acted.
+    pub fn acted(&mut self, name: &Arc<str>, now: Duration) {
+        self.acted.insert(Arc::clone(name), now);
+    }
+
+    /// Forgets the rules that there are no more.
+    pub fn keep(&mut self, known: impl Fn(&str) -> bool) {
+        self.since.retain(|name, _| known(name));
+        self.acted.retain(|name, _| known(name));
+    }
+
+    /// How long this rule has held without a break, given whether it holds now.
+    pub(super) fn held<A>(&mut self, rule: &Rule<A>, holds: bool, now: Duration) -> Option<Duration> {
         if !holds {
-            self.0.remove(&rule.name);
+            self.since.remove(&rule.name);
             return None;
         }
-        Some(*self.0.entry(rule.name.clone()).or_insert(now))
+        let since = *self.since.entry(Arc::clone(&rule.name)).or_insert(now);
+        Some(now.saturating_sub(since))
+    }
+
+    /// How long this rule still cools down.
+    pub(super) fn cooldown<A>(&self, rule: &Rule<A>, now: Duration) -> Option<Duration> {
+        let until = self.acted.get(&rule.name)?.saturating_add(rule.cooldown);
+        until.checked_sub(now).filter(|left| !left.is_zero())
     }
 }
 
 /// What there is to decide from.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
+    /// Replicas, as last set.
+    pub current: u32,
     /// Replicas, as last wanted.
     pub base: u32,
-    /// What is wanted is not yet set: rules, which count from what is there, wait for it.
-    pub changing: bool,
-    /// What the replicas carry.
-    pub load: &'a Load,
+    /// What is seen.
+    pub seen: &'a Observation,
     /// The time.
     pub now: Duration,
 }
 
-/// Asks every rule and target.
-pub fn voices(policy: &Policy, holding: &mut Holding, situation: Situation<'_>) -> Vec<Voice> {
-    let rules = policy.rules.iter().map(|rule| {
-        let (stance, why) = ask_rule(rule, holding, situation);
-        Voice { who: format!("rule {}", rule.name), stance, why }
-    });
-    let targets = policy.targets.iter().map(|target| {
-        let (stance, why) = ask_target(*target, situation);
-        Voice { who: format!("target {}", target.signal), stance, why }
-    });
-    rules.chain(targets).collect()
+impl Bound {
+    /// Whether it holds.
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::Above(above) => value > above,
+            Self::Below(below) => value < below,
+        }
+    }
 }
 
-fn ask_rule(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (Stance, String) {
-    let Situation { base, now, .. } = situation;
-    let value = match fresh(rule.signal, situation) {
+/// Asks a rule.
+pub fn ask(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> Voice {
+    let (stance, why) = answer(rule, holding, situation);
+    Voice { who: Who::Rule(Arc::clone(&rule.name)), stance, why }
+}
+
+fn answer(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (Stance, Why) {
+    let now = situation.now;
+    let value = match value(rule, situation) {
         Ok(value) => value,
-        Err(why) => {
-            holding.since(rule, false, now);
-            return (Stance::Blind, why);
+        Err(unread) => {
+            holding.held(rule, false, now);
+            return (Stance::Blind, Why::Unread(unread));
         }
     };
-    let (holds, is_or_not, wanted) = compare(rule.trigger, value, base);
-    let what = format!("{} {} {is_or_not}", rule.signal, short(value));
-    if situation.changing {
-        holding.since(rule, false, now);
-        return (Stance::Keep, format!("{what}, waits for the last change to be done"));
-    }
-    let Some(since) = holding.since(rule, holds, now) else {
-        let silent = matches!(rule.trigger, Trigger::Above(..));
-        return (if silent { Stance::Silent } else { Stance::Keep }, what);
+    let waits = waits(rule, holding, situation);
+    let holds = rule.bound.holds(value);
+    let held = holding.held(rule, holds && waits != Waits::Change, now);
+    let why = Why::Compared {
+        signal: rule.signal.clone(),
+        value,
+        bound: rule.bound,
+        held: held.or(holds.then_some(Duration::ZERO)),
+        hold: rule.hold,
+        waits,
     };
-    let held = now.saturating_sub(since);
-    if held < rule.hold {
-        let why = format!("{what} for {} of {}", whole(held), whole(rule.hold));
-        return (Stance::Keep, why);
-    }
-    (Stance::Ask(wanted), format!("{what} for {}", whole(held)))
-}
-
-fn compare(trigger: Trigger, value: f64, base: u32) -> (bool, String, u32) {
-    let (holds, word, threshold, wanted) = match trigger {
-        Trigger::Above(above, add) => (value > above, "above", above, base.saturating_add(add)),
-        Trigger::Below(below, remove) => (value < below, "below", below, base.saturating_sub(remove)),
+    let stance = match (held, rule.bound) {
+        (None, Bound::Above(_)) if !holds && waits != Waits::Change => Stance::Silent,
+        (Some(held), _) if held >= rule.hold && waits == Waits::Nothing => Stance::Ask(wanted(rule, situation.base)),
+        _ => Stance::Keep,
     };
-    let not = if holds { "" } else { "not " };
-    (holds, format!("is {not}{word} {}", short(threshold)), wanted)
+    (stance, why)
 }
 
-/// As the HorizontalPodAutoscaler: replicas that are not ready count as carrying nothing on the way up, and are left out on the
-/// way down.
-fn ask_target(target: Target, situation: Situation<'_>) -> (Stance, String) {
-    let Situation { base, load, .. } = situation;
-    let value = match fresh(target.signal, situation) {
-        Ok(value) => value,
-        Err(why) => return (Stance::Blind, why),
+/// A rule counts from what is there, so it lets the last change be done; but what is to go may be kept.
+fn waits(rule: &Rule, holding: &Holding, situation: Situation<'_>) -> Waits {
+    let Situation { current, base, now, .. } = situation;
+    let calls_back = base < current && matches!(rule.bound, Bound::Above(_));
+    if base != current && !calls_back {
+        return Waits::Change;
+    }
+    holding.cooldown(rule, now).map_or(Waits::Nothing, Waits::Cooldown)
+}
+
+fn wanted(rule: &Rule, base: u32) -> u32 {
+    let step = match rule.action {
+        Step::Replicas(replicas) => replicas,
+        Step::Percent(percent) => {
+            let step = (u64::from(base) * u64::from(percent)).div_ceil(100).max(1);
+            u32::try_from(step).unwrap_or(u32::MAX)
+        }
     };
-    let what = format!("{} {} of {}", target.signal, short(value), short(target.per_replica));
-    let ratio = value / target.per_replica;
-    let need = f64::from(load.ready) * ratio;
-    if near(ratio) {
-        return (Stance::Keep, format!("{what} is within 10 %"));
+    match rule.bound {
+        Bound::Above(_) => base.saturating_add(step),
+        Bound::Below(_) => base.saturating_sub(step),
     }
-    let ready = load.ready;
-    let wanted = (need - 1e-9).ceil().max(0.0) as u32;
-    if ratio > 1.0 && (wanted <= base || near(need / f64::from(base))) {
-        return (Stance::Keep, format!("{what} on {ready} ready: {base} are enough once all are"));
-    }
-    if wanted.min(base) == base && ratio < 1.0 {
-        return (Stance::Keep, format!("{what} on {ready} ready needs {base}"));
-    }
-    (Stance::Ask(wanted), format!("{what} on {ready} ready needs {wanted}"))
 }
 
-fn near(ratio: f64) -> bool {
-    (ratio - 1.0).abs() <= TOLERANCE + 1e-9
+/// The mean that a rule compares. Replicas that did not say count as idle on the way up, and forbid the way down.
+fn value<A>(rule: &Rule<A>, situation: Situation<'_>) -> Result<f64, Unread> {
+    let reading = read(&rule.signal, situation.seen, situation.now)?;
+    let ready = situation.seen.load.ready;
+    match rule.bound {
+        _ if reading.missing == 0 => Ok(reading.value),
+        Bound::Above(_) if ready > 0 => {
+            let said = ready.saturating_sub(reading.missing);
+            Ok(reading.value * f64::from(said) / f64::from(ready))
+        }
+        _ => Err(Unread::Partial(rule.signal.clone(), reading.missing)),
+    }
 }
 
-/// The value of a signal, or why it cannot be used.
-fn fresh(signal: Signal, situation: Situation<'_>) -> Result<f64, String> {
-    let Some(reading) = situation.load.readings.get(&signal) else {
-        let why = if situation.load.ready == 0 { "no backend is ready" } else { "no rate yet" };
-        return Err(format!("{signal} is missing ({why})"));
+/// A signal's reading, or why it cannot be used.
+pub fn read(signal: &Signal, seen: &Observation, now: Duration) -> Result<Reading, Unread> {
+    let Some(reading) = seen.load.readings.get(signal) else {
+        let none_ready = seen.load.ready == 0;
+        return Err(if none_ready { Unread::NoneReady(signal.clone()) } else { Unread::Missing(signal.clone()) });
     };
-    let age = situation.now.saturating_sub(reading.at);
-    if age > STALE {
-        return Err(format!("{signal} is {} s old, too old to decide from", age.as_secs()));
+    if !reading.value.is_finite() {
+        return Err(Unread::Nonsense(signal.clone(), reading.value));
     }
-    Ok(reading.value)
-}
-
-/// A number without digits that say nothing.
-fn short(value: f64) -> String {
-    let text = format!("{value:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-fn whole(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    let age = now.saturating_sub(reading.at);
+    if age > signal.stale() {
+        return Err(Unread::Old(signal.clone(), age));
+    }
+    let since = seen.resized.filter(|_| signal.is_percent()).map(|at| now.saturating_sub(at));
+    match since.and_then(|since| RESIZED.checked_sub(since)).filter(|left| !left.is_zero()) {
+        Some(left) => Err(Unread::Resized(signal.clone(), left)),
+        None => Ok(*reading),
+    }
 }

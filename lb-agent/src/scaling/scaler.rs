@@ -7,13 +7,15 @@ use std::{
 };
 
 use super::{
-    actuator::{Actuator, Clock},
-    checked::{Policy, PolicyId},
+    actuator::Actuator,
+    checked::{Place, Policy, PolicyId},
     command::{CommandError, Run},
-    decide::{Decision, State, decide},
-    policy::Mode,
-    rules::Stance,
-    signals::{Load, Meter, ServiceSample},
+    decide::{State, decide},
+    decision::{Decision, Summary},
+    forecast::Watch,
+    observation::{Clock, Load, Observation},
+    policy::{ActuatorKind, Mode},
+    signals::{Meter, ServiceSample},
     status::{self, ChangeStatus, DecisionStatus, PolicyStatus},
 };
 
@@ -28,17 +30,10 @@ pub struct Scaler {
 struct Entry {
     policy: Policy,
     state: State,
+    watch: Option<Watch>,
     actuator: Actuator,
     logged: Option<Summary>,
     status: PolicyStatus,
-}
-
-/// What makes a decision worth a line in the log.
-#[derive(Clone, PartialEq, Eq)]
-struct Summary {
-    desired: u32,
-    blind: Vec<String>,
-    limits: Vec<&'static str>,
 }
 
 impl Scaler {
@@ -98,8 +93,8 @@ impl Scaler {
 impl Entry {
     fn new(policy: Policy) -> Self {
         let status = PolicyStatus::new(&policy);
-        let (state, actuator) = (State::default(), Actuator::default());
-        Self { policy, state, actuator, logged: None, status }
+        let (state, actuator, watch) = (State::default(), Actuator::default(), Watch::of(&policy));
+        Self { policy, state, watch, actuator, logged: None, status }
     }
 
     fn adopt(mut self, policy: &Policy) -> Self {
@@ -110,6 +105,7 @@ impl Entry {
             return Self::new(policy.clone());
         }
         self.policy = policy.clone();
+        self.watch = Watch::changed(self.watch.take(), policy);
         self.state.policy_changed();
         self.status = PolicyStatus { last_change: self.status.last_change.take(), ..PolicyStatus::new(policy) };
         self
@@ -124,22 +120,39 @@ impl Entry {
             self.status.problem = Some(format!("spec.serviceRef.name: there is no Service {}/{service}", id.namespace));
             return;
         };
-        let decision = decide(&self.policy, &mut self.state, load, clock.now);
+        let mut seen = Observation::from(load.clone());
+        seen.forecast = self.watch.as_mut().and_then(|watch| watch.tick(&seen, clock));
+        let decision = decide(&self.policy, &mut self.state, &seen, clock);
         self.note(&decision, load, clock);
-        let argv = self.policy.command.as_deref().or(fallback);
-        self.status.problem =
-            (self.policy.mode == Mode::Apply && argv.is_none()).then(|| CommandError::None.to_string());
+        let argv = self.command(fallback);
+        self.status.problem = argv.as_ref().err().cloned();
+        let argv = argv.unwrap_or_default();
         let wanted = self.wanted(&decision, argv, limit);
         self.actuator.drive(wanted, clock);
         self.status.actuator = self.actuator.status().clone();
     }
 
-    fn wanted(&self, decision: &Decision, argv: Option<&[String]>, limit: Duration) -> Option<Run> {
+    /// What is run to scale: none where nothing is to be run, an error where something is and cannot.
+    fn command(&self, fallback: Option<&[String]>) -> Result<Option<Vec<String>>, String> {
+        if self.policy.mode == Mode::Recommend {
+            return Ok(None);
+        }
+        match self.policy.actuator(Place::Standalone) {
+            Ok(ActuatorKind::Command) => {
+                let argv = self.policy.command.as_deref().or(fallback);
+                argv.map(|argv| Some(argv.to_vec())).ok_or_else(|| CommandError::None.to_string())
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn wanted(&self, decision: &Decision, argv: Option<Vec<String>>, limit: Duration) -> Option<Run> {
         let Decision { current, desired, .. } = *decision;
-        if self.policy.mode == Mode::Recommend || current == desired {
+        if current == desired {
             return None;
         }
-        let (argv, policy) = (argv?.to_vec(), self.policy.id.clone());
+        let (argv, policy) = (argv?, self.policy.id.clone());
         Some(Run { argv, policy, current, desired, limit })
     }
 
@@ -151,31 +164,21 @@ impl Entry {
                 at: in_words.at.clone(),
                 from,
                 to: decision.desired,
-                reason: decision.reason.clone(),
+                reason: in_words.reason.clone(),
             });
         }
-        let summary = Summary::of(decision);
+        let summary = decision.summary();
         if self.logged.as_ref() != Some(&summary) {
             let policy = &self.policy.id;
             let (mode, current, desired) = (self.policy.mode, decision.current, decision.desired);
-            tracing::info!(%policy, ?mode, current, desired, "scaling: {}", decision.reason);
+            tracing::info!(%policy, ?mode, current, desired, "scaling: {}", in_words.reason);
             self.logged = Some(summary);
         }
         self.status.current_replicas = Some(decision.current);
         self.status.desired_replicas = Some(decision.desired);
+        self.status.forecast = self.watch.as_ref().map(Watch::report);
         self.status.signals = status::signals(load, clock.now);
         self.status.last_decision = Some(in_words);
-    }
-}
-
-impl Summary {
-    fn of(decision: &Decision) -> Self {
-        let blind = decision.voices.iter().filter(|voice| voice.stance == Stance::Blind);
-        Self {
-            desired: decision.desired,
-            blind: blind.map(|voice| voice.who.clone()).collect(),
-            limits: decision.limited_by.iter().map(|limit| limit.field).collect(),
-        }
     }
 }
 
@@ -206,12 +209,14 @@ mod tests {
             active,
             connections: 0,
             bytes: 0,
+            usage: None,
         };
         ServiceSample {
             namespace: "shop".to_owned(),
             name: "web".to_owned(),
             at: Duration::from_secs(at),
             backends: (0..backends).map(backend).collect(),
+            ..ServiceSample::default()
         }
     }
 
@@ -268,6 +273,50 @@ mod tests {
         assert_eq!(shown["signals"][0], json!({"signal": "activeConnections", "value": 6.0, "ageSeconds": 0.0}));
         assert_eq!(shown["lastDecision"]["answers"][0]["from"], "rule busy");
         assert_eq!(shown["actuator"]["lastRun"]["success"], true);
+    }
+
+    /// Four replicas under a load that swings within twenty minutes: on its way up, more are wanted before the target asks for them.
+    #[test]
+    fn a_forecast_raises_before_the_load_does() {
+        let resource: ScalePolicy = serde_json::from_value(json!({
+            "apiVersion": "weir.dev/v1alpha1",
+            "kind": "ScalePolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "serviceRef": {"name": "web"},
+                "mode": "Recommend",
+                "replicas": {"min": 1, "max": 50},
+                "targets": [{"signal": "activeConnections", "perReplica": 10}],
+                "forecast": {"features": ["lag:1m", "mean:5m"], "horizon": "2m"},
+                "behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 100, "periodSeconds": 15}]}},
+            },
+        }))
+        .unwrap();
+        let policy = validate(&resource).unwrap();
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        let (mut earlier, mut on) = (0, 0);
+        for second in 0..7_000 {
+            let load = 60.0 + 40.0 * (second as f64 * std::f64::consts::TAU / 1200.0).sin();
+            scaler.tick(
+                clock(100_000 + second),
+                &[sample(100_000 + second, 4, load as u64)],
+                std::slice::from_ref(&policy),
+            );
+            let status = &scaler.status()[0];
+            let answers = &status.last_decision.as_ref().unwrap().answers;
+            let asked = |from: &str| {
+                answers.iter().find(|answer| answer.from.starts_with(from)).and_then(|answer| answer.replicas)
+            };
+            on += u32::from(status.forecast.as_ref().unwrap().on);
+            if let (Some(foreseen), Some(target)) = (asked("forecast"), asked("target")) {
+                assert!(status.desired_replicas >= Some(foreseen.max(target).min(50)), "{status:?}");
+                earlier += u32::from(foreseen > target + 2);
+            }
+        }
+        assert!(on > 3_000 && earlier > 1_000, "on for {on} s, ahead of the target for {earlier} s");
+        let shown = serde_json::to_value(&scaler.status()[0]).unwrap();
+        assert_eq!(shown["forecast"]["coefficients"][1]["name"], "lag:0s");
+        assert!(shown["forecast"]["why"].as_str().unwrap().contains("one replica carries 10"), "{}", shown["forecast"]);
     }
 
     #[tokio::test]

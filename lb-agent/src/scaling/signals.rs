@@ -11,55 +11,15 @@ use std::{
 };
 
 use lb_common::Protocol;
-use serde::{Serialize, Serializer};
+
+use super::{
+    observation::{Load, Reading},
+    policy::SignalName,
+    signal::Signal,
+};
 
 /// The time over which rates are taken: long enough to be smooth, short enough to see a burst within a rule's `for`.
 pub const WINDOW: Duration = Duration::from_secs(5);
-
-/// The age at which a number is too old to decide from.
-pub const STALE: Duration = Duration::from_secs(2);
-
-/// A number that a scaling rule or target reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Signal {
-    /// Connections open now.
-    ActiveConnections,
-    /// New connections in a second.
-    ConnectionsPerSecond,
-    /// IP bytes in a second, both directions.
-    BytesPerSecond,
-}
-
-impl Signal {
-    /// Every signal.
-    pub const ALL: [Self; 3] = [Self::ActiveConnections, Self::ConnectionsPerSecond, Self::BytesPerSecond];
-
-    /// The name in policies, output and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ActiveConnections => "activeConnections",
-            Self::ConnectionsPerSecond => "connectionsPerSecond",
-            Self::BytesPerSecond => "bytesPerSecond",
-        }
-    }
-
-    /// The signal of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|signal| signal.name() == name)
-    }
-}
-
-impl std::fmt::Display for Signal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Serialize for Signal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
 
 /// Which backend a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +45,28 @@ pub struct BackendSample {
     pub connections: u64,
     /// IP bytes in both directions, ever.
     pub bytes: u64,
+    /// What it uses, where that is measured.
+    pub usage: Option<UsageSample>,
+}
+
+/// What a replica uses of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsageSample {
+    /// CPU time, ever.
+    pub cpu: Duration,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// When that was read.
+    pub at: Duration,
+}
+
+/// What the containers of a replica request together; none where one of them does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// CPU, in thousandths of one.
+    pub cpu: Option<u64>,
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
 }
 
 /// The counters of all backends of a Service that are not removed, over all its ports.
@@ -98,26 +80,8 @@ pub struct ServiceSample {
     pub at: Duration,
     /// Its backends.
     pub backends: Vec<BackendSample>,
-}
-
-/// A signal's value, and when it was true.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reading {
-    /// The value.
-    pub value: f64,
-    /// When the counters were read.
-    pub at: Duration,
-}
-
-/// What a Service's replicas carry.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Load {
-    /// Replicas there are.
-    pub replicas: u32,
-    /// Those that take new connections.
-    pub ready: u32,
-    /// The signals that can be known.
-    pub readings: BTreeMap<Signal, Reading>,
+    /// What each replica requests.
+    pub requests: Requests,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +95,7 @@ struct Point {
 #[derive(Debug, Default)]
 pub struct Meter {
     tracks: HashMap<BackendKey, VecDeque<Point>>,
+    usage: HashMap<BackendKey, VecDeque<UsageSample>>,
     last: Option<Duration>,
     load: Load,
 }
@@ -163,26 +128,93 @@ impl Meter {
             tracks.insert(backend.key, track);
         }
         self.tracks = tracks;
+        self.record_usage(sample);
+    }
+
+    fn record_usage(&mut self, sample: &ServiceSample) {
+        let mut usage = HashMap::new();
+        for backend in &sample.backends {
+            let Some(new) = backend.usage else { continue };
+            let mut track = self.usage.remove(&backend.key).unwrap_or_default();
+            while track.front().is_some_and(|point| point.at + WINDOW < new.at) {
+                track.pop_front();
+            }
+            if track.back().is_none_or(|last| last.at < new.at) {
+                track.push_back(new);
+            }
+            usage.insert(backend.key, track);
+        }
+        self.usage = usage;
     }
 
     fn load(&self, sample: &ServiceSample) -> Load {
         let ready: Vec<_> = sample.backends.iter().filter(|backend| backend.ready).collect();
-        let active = ready.iter().map(|backend| (backend.key, backend.active as f64)).collect();
+        let active: Vec<_> = ready.iter().map(|backend| (backend.key, backend.active as f64)).collect();
         let rates: Vec<_> =
             ready.iter().filter_map(|backend| Some((backend.key, rates(self.tracks.get(&backend.key)?)?))).collect();
+        let used = self.used(&ready, sample.at);
         let means = [
-            (Signal::ActiveConnections, mean(active)),
-            (Signal::ConnectionsPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect())),
-            (Signal::BytesPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect())),
+            (SignalName::Skew, skew(&active)),
+            (SignalName::ActiveConnections, mean(active)),
+            (SignalName::ConnectionsPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect())),
+            (SignalName::BytesPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect())),
         ];
+        let ready = replicas(ready.iter().map(|backend| backend.key));
+        let means = means.into_iter().filter_map(|(signal, value)| Some((signal, Reading::new(value?, sample.at))));
+        let used = used.into_iter().flat_map(|used| used.readings(ready, sample.requests));
         Load {
             replicas: replicas(sample.backends.iter().map(|backend| backend.key)),
-            ready: replicas(ready.iter().map(|backend| backend.key)),
-            readings: means
-                .into_iter()
-                .filter_map(|(signal, value)| Some((signal, Reading { value: value?, at: sample.at })))
-                .collect(),
+            ready,
+            readings: means.chain(used).map(|(signal, reading)| (signal.into(), reading)).collect(),
         }
+    }
+
+    /// What the ready replicas use, of those that have said so lately and twice.
+    fn used(&self, ready: &[&BackendSample], now: Duration) -> Option<Used> {
+        let stale = Signal::from(SignalName::CpuCores).stale();
+        let recent = ready.iter().filter_map(|backend| {
+            let track = self.usage.get(&backend.key)?;
+            let (first, last) = (track.front()?, track.back()?);
+            let elapsed = last.at.checked_sub(first.at).filter(|elapsed| !elapsed.is_zero())?;
+            let cpu = last.cpu.checked_sub(first.cpu)?.as_secs_f64() / elapsed.as_secs_f64();
+            (last.at + stale >= now).then_some((cpu, last.memory, last.at))
+        });
+        let recent: Vec<_> = recent.collect();
+        let said = recent.len() as f64;
+        Some(Used {
+            cpu: recent.iter().map(|(cpu, ..)| cpu).sum::<f64>() / said,
+            memory: recent.iter().map(|(_, memory, _)| *memory as f64).sum::<f64>() / said,
+            said: recent.len() as u32,
+            at: recent.iter().map(|(.., at)| *at).min()?,
+        })
+    }
+}
+
+/// What replicas use, as a mean over those that have said so.
+struct Used {
+    /// CPUs.
+    cpu: f64,
+    /// Bytes.
+    memory: f64,
+    /// How many have said so.
+    said: u32,
+    /// When the first of them was looked at.
+    at: Duration,
+}
+
+impl Used {
+    /// What policies read of it.
+    fn readings(self, ready: u32, requests: Requests) -> impl Iterator<Item = (SignalName, Reading)> {
+        let Self { cpu, memory, said, at } = self;
+        let percent = |value: f64, of: Option<u64>| of.filter(|of| *of > 0).map(|of| value / of as f64 * 100.0);
+        let values = [
+            (SignalName::CpuCores, Some(cpu)),
+            (SignalName::MemoryBytes, Some(memory)),
+            (SignalName::Cpu, percent(cpu * 1000.0, requests.cpu)),
+            (SignalName::Memory, percent(memory, requests.memory)),
+        ];
+        let missing = ready.saturating_sub(said);
+        values.into_iter().filter_map(move |(name, value)| Some((name, Reading { value: value?, at, missing })))
     }
 }
 
@@ -198,6 +230,13 @@ fn replicas(backends: impl Iterator<Item = BackendKey>) -> u32 {
 fn mean(values: Vec<(BackendKey, f64)>) -> Option<f64> {
     let replicas = replicas(values.iter().map(|(key, _)| *key));
     (replicas > 0).then(|| values.iter().map(|(_, value)| value).sum::<f64>() / f64::from(replicas))
+}
+
+/// The most that one has, as a multiple of the mean; where nobody has any, all have the same.
+fn skew(values: &[(BackendKey, f64)]) -> Option<f64> {
+    let most = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    let mean = values.iter().map(|(_, value)| value).sum::<f64>() / values.len() as f64;
+    (!values.is_empty()).then(|| if mean > 0.0 { most / mean } else { 1.0 })
 }
 
 /// Connections and bytes in a second.
@@ -225,17 +264,18 @@ mod tests {
         let [active, connections, bytes] = counts;
         let key =
             BackendKey { port, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8000 + port)) };
-        BackendSample { key, ready, active, connections, bytes }
+        BackendSample { key, ready, active, connections, bytes, usage: None }
     }
 
     fn sample(at: u64, backends: Vec<BackendSample>) -> ServiceSample {
         let (namespace, name) = ("default".to_owned(), "web".to_owned());
-        ServiceSample { namespace, name, at: Duration::from_secs(at), backends }
+        ServiceSample { namespace, name, at: Duration::from_secs(at), backends, ..ServiceSample::default() }
     }
 
     /// Values of active connections, connections and bytes in a second.
     fn values(load: &Load) -> [Option<f64>; 3] {
-        Signal::ALL.map(|signal| load.readings.get(&signal).map(|reading| reading.value))
+        [SignalName::ActiveConnections, SignalName::ConnectionsPerSecond, SignalName::BytesPerSecond]
+            .map(|name| load.readings.get(&name.into()).map(|reading| reading.value))
     }
 
     #[test]
@@ -249,7 +289,7 @@ mod tests {
         assert_eq!(values(&first), [Some(6.0), None, None], "no rate from one sample");
         let next = meter.measure(&at(3, [0, 104, 1400], [0, 20, 600], [90, 500, 9000]));
         assert_eq!(values(next), [Some(0.0), Some((2.0 + 5.0) / 2.0), Some((200.0 + 300.0) / 2.0)]);
-        assert_eq!(next.readings[&Signal::ActiveConnections].at, Duration::from_secs(3));
+        assert_eq!(next.readings[&SignalName::ActiveConnections.into()].at, Duration::from_secs(3));
     }
 
     #[test]
@@ -308,6 +348,44 @@ mod tests {
         assert_eq!(values(meter.last().unwrap())[1], Some(0.0));
         let load = meter.measure(&sample(17, vec![backend(80, 1, true, [0, 9000, 0])]));
         assert_eq!(values(load)[1], None, "a gap longer than the window leaves one point");
+    }
+
+    #[test]
+    fn what_replicas_use_is_a_mean_over_those_that_say_so() {
+        let mut meter = Meter::default();
+        let used = |backend: BackendSample, cpu_millis, memory, at| BackendSample {
+            usage: Some(UsageSample { cpu: Duration::from_millis(cpu_millis), memory, at: Duration::from_secs(at) }),
+            ..backend
+        };
+        let at = |t: u64, requests| {
+            let idle = |host| backend(80, host, true, [0, 0, 0]);
+            let backends = vec![used(idle(1), t * 900, 300, t), used(idle(2), t * 100, 100, t), idle(3)];
+            ServiceSample { requests, ..sample(t, backends) }
+        };
+        let names = [SignalName::CpuCores, SignalName::MemoryBytes, SignalName::Cpu, SignalName::Memory];
+        let read = |load: &Load| names.map(|name| load.readings.get(&name.into()).copied());
+        let requests = Requests { cpu: Some(250), memory: Some(400) };
+        assert_eq!(read(meter.measure(&at(10, requests))), [None; 4], "no rate from one look");
+        let seconds = Duration::from_secs(11);
+        let reading = |value| Some(Reading { value, at: seconds, missing: 1 });
+        let load = meter.measure(&at(11, requests));
+        assert_eq!(read(load), [0.5, 200.0, 200.0, 50.0].map(reading));
+        let load = meter.measure(&at(12, Requests::default()));
+        assert_eq!(read(load)[2..], [None, None], "no part of what is not requested");
+        let mut late = at(15, requests);
+        late.backends[0] = used(late.backends[0], 11_000, 300, 12);
+        let load = meter.measure(&late);
+        assert_eq!(read(load)[0].map(|cpu| (cpu.value, cpu.missing)), Some((0.1, 2)), "one has not spoken for 3 s");
+    }
+
+    #[test]
+    fn skew_is_the_most_over_the_mean() {
+        let skew = |actives: &[u64]| {
+            let backends = actives.iter().zip(1..).map(|(active, host)| backend(80, host, true, [*active, 0, 0]));
+            let load = Meter::default().measure(&sample(1, backends.collect())).clone();
+            load.readings.get(&SignalName::Skew.into()).map(|reading| reading.value)
+        };
+        assert_eq!([skew(&[9, 3, 0]), skew(&[0, 0]), skew(&[])], [Some(2.25), Some(1.0), None]);
     }
 
     #[test]

@@ -7,11 +7,15 @@ use serde::Serialize;
 use super::{
     actuator::ActuatorStatus,
     checked::Policy,
-    decide::{Decision, Input},
+    decision::{Decision, Input},
+    forecast::ForecastReport,
+    observation::{Load, Reading},
     policy::Mode,
-    rules::Stance,
-    signals::{Load, Signal},
+    signal::Signal,
+    voice::{Stance, Voice},
 };
+
+pub use super::policy::{AnswerStatus, DecisionStatus, LimitStatus, RejectedStatus, SignalStatus};
 
 /// A policy, its last decision and how it is carried out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,6 +37,8 @@ pub struct PolicyStatus {
     pub min_replicas: u32,
     /// The most.
     pub max_replicas: u32,
+    /// What is foreseen, and from what; none for a policy without a forecast.
+    pub forecast: Option<ForecastReport>,
     /// What the replicas carry.
     pub signals: Vec<SignalStatus>,
     /// The last decision.
@@ -43,70 +49,6 @@ pub struct PolicyStatus {
     pub actuator: ActuatorStatus,
     /// What keeps the policy from working.
     pub problem: Option<String>,
-}
-
-/// A signal's value and age.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SignalStatus {
-    /// Which.
-    pub signal: Signal,
-    /// Its value, if known.
-    pub value: Option<f64>,
-    /// Its age.
-    pub age_seconds: Option<f64>,
-}
-
-/// A decision in words.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DecisionStatus {
-    /// When it was made.
-    pub at: String,
-    /// Why.
-    pub reason: String,
-    /// What the signals were.
-    pub inputs: Vec<SignalStatus>,
-    /// What each rule and target said.
-    pub answers: Vec<AnswerStatus>,
-    /// What was asked for and not done.
-    pub rejected: Vec<RejectedStatus>,
-    /// What kept it from what was asked for.
-    pub limited_by: Vec<LimitStatus>,
-}
-
-/// What a rule or target said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AnswerStatus {
-    /// Which one.
-    pub from: String,
-    /// The replicas it asks for; none where it asks for nothing.
-    pub replicas: Option<u32>,
-    /// Whether it lacked its signal.
-    pub blind: bool,
-    /// Why.
-    pub why: String,
-}
-
-/// What was asked for and not done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RejectedStatus {
-    /// Who asked for how many.
-    pub what: String,
-    /// Why not.
-    pub why: String,
-}
-
-/// What kept a decision from what was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LimitStatus {
-    /// The field that says so.
-    pub field: &'static str,
-    /// What it says.
-    pub why: String,
 }
 
 /// A decision that changed the number.
@@ -126,24 +68,24 @@ pub struct ChangeStatus {
 impl DecisionStatus {
     /// Puts a decision in words.
     pub fn new(decision: &Decision, at: SystemTime) -> Self {
-        let answer = |voice: &super::rules::Voice| AnswerStatus {
-            from: voice.who.clone(),
+        let answer = |voice: &Voice| AnswerStatus {
+            from: voice.who.to_string(),
             replicas: match voice.stance {
-                Stance::Ask(replicas) => Some(replicas),
+                Stance::Ask(replicas) | Stance::AtLeast(replicas) => Some(replicas),
                 Stance::Silent | Stance::Blind | Stance::Keep => None,
             },
             blind: voice.stance == Stance::Blind,
-            why: voice.why.clone(),
+            why: voice.why.to_string(),
         };
-        let rejected = decision.rejected.iter();
+        let rejected = decision.rejected().into_iter();
         let limits = decision.limited_by.iter();
         Self {
             at: timestamp(at),
-            reason: decision.reason.clone(),
+            reason: decision.reason(),
             inputs: decision.inputs.iter().map(SignalStatus::from).collect(),
             answers: decision.voices.iter().map(answer).collect(),
-            rejected: rejected.map(|item| RejectedStatus { what: item.what.clone(), why: item.why.clone() }).collect(),
-            limited_by: limits.map(|limit| LimitStatus { field: limit.field, why: limit.why.clone() }).collect(),
+            rejected: rejected.map(|item| RejectedStatus { what: item.what, why: item.why }).collect(),
+            limited_by: limits.map(|limit| LimitStatus { field: limit.field().to_owned(), why: limit.why() }).collect(),
         }
     }
 }
@@ -151,7 +93,7 @@ impl DecisionStatus {
 impl From<&Input> for SignalStatus {
     fn from(input: &Input) -> Self {
         let age_seconds = input.age.map(|age| age.as_secs_f64());
-        Self { signal: input.signal, value: input.value, age_seconds }
+        Self { signal: input.signal.to_string(), value: input.value, age_seconds }
     }
 }
 
@@ -167,6 +109,7 @@ impl PolicyStatus {
             desired_replicas: None,
             min_replicas: policy.min,
             max_replicas: policy.max,
+            forecast: None,
             signals: Vec::new(),
             last_decision: None,
             last_change: None,
@@ -178,8 +121,8 @@ impl PolicyStatus {
 
 /// Every signal that is known of a Service.
 pub fn signals(load: &Load, now: Duration) -> Vec<SignalStatus> {
-    let status = |(signal, reading): (&Signal, &super::signals::Reading)| SignalStatus {
-        signal: *signal,
+    let status = |(signal, reading): (&Signal, &Reading)| SignalStatus {
+        signal: signal.to_string(),
         value: Some(reading.value),
         age_seconds: Some(now.saturating_sub(reading.at).as_secs_f64()),
     };

@@ -258,7 +258,7 @@ mod tests {
         let path = folder.path().join("weir/test.sock");
         let control = Control::bind_at(path.clone()).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (publisher, subscriber) = channel();
+        let (publisher, subscriber, _) = channel();
         let server = tokio::spawn(control.serve(subscriber));
         let node = NodeStatus { name: "n1".to_owned(), ..NodeStatus::default() };
         publisher.send_replace(Arc::new(Snapshot { node, ..full() }));

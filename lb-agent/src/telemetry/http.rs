@@ -26,15 +26,17 @@ const OPEN_METRICS: &str = "application/openmetrics-text";
 #[non_exhaustive]
 pub enum HttpError {
     /// The address cannot be listened at.
-    #[error("--metrics-listen {address}: {source}; {}", remedy(.source))]
+    #[error("{flag} {address}: {source}; {}", remedy(.source))]
     Listen {
+        /// Who asks for it: `--metrics-listen` or `--healthz-listen`.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
     /// The server ended.
-    #[error("the metrics server has ended: {0}")]
+    #[error("an HTTP server has ended: {0}")]
     Serve(#[source] io::Error),
 }
 
@@ -47,9 +49,9 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Takes the address. Comes before anything else is touched, so that a port in use leaves nothing half done.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
-    TcpListener::bind(address).await.map_err(|source| HttpError::Listen { address, source })
+/// Takes the address of a flag. Comes before anything else is touched, so that a port in use leaves nothing half done.
+pub async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, HttpError> {
+    TcpListener::bind(address).await.map_err(|source| HttpError::Listen { flag, address, source })
 }
 
 /// Serves until the future is dropped.
@@ -66,7 +68,7 @@ fn router(snapshots: Subscriber) -> Router {
 }
 
 async fn serve_metrics(State(snapshots): State<Subscriber>, headers: HeaderMap) -> Response {
-    let snapshot = snapshots.borrow().clone();
+    let snapshot = snapshots.whole().await;
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (kind, text) = if wants_open_metrics(&accept.collect::<Vec<_>>().join(",")) {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -86,6 +88,12 @@ async fn serve_readiness(State(snapshots): State<Subscriber>) -> Response {
         Ok(()) => "ok\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
+}
+
+/// Whether the agent is well: the kernel holds what it should, and goes on holding it.
+pub(super) fn is_healthy(agent: &Subscriber) -> bool {
+    let snapshot = agent.borrow().clone();
+    readiness(&snapshot, snapshot.taken.map(|taken| taken.elapsed())).is_ok()
 }
 
 /// Whether the kernel holds what it should, as far as a snapshot of this age can tell.
@@ -169,9 +177,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_server_answers() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let listener = bind("--metrics-listen", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (publisher, subscriber) = channel();
+        let (publisher, subscriber, _) = channel();
         let server = tokio::spawn(serve(listener, subscriber));
 
         assert!(ask(address, "/healthz", "*/*").await.starts_with("http/1.1 200"));
@@ -194,9 +202,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named_with_a_remedy() {
-        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let first = bind("--metrics-listen", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = first.local_addr().unwrap();
-        let error = bind(address).await.unwrap_err().to_string();
+        let error = bind("--metrics-listen", address).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("--metrics-listen {address}: ")), "{error}");
         assert!(error.ends_with("; stop what listens there, or choose another port"), "{error}");
     }

@@ -12,9 +12,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::dataplane::Counters;
+
 use super::{
     classic,
-    snapshot::{BackendSnapshot, ServiceSnapshot, Snapshot},
+    snapshot::{BackendSnapshot, ServiceSnapshot, Snapshot, SyncDurations},
 };
 
 type Written = Result<(), fmt::Error>;
@@ -68,19 +70,29 @@ fn build_info(encoder: &mut DescriptorEncoder<'_>) -> Written {
     info.encode_info(&vec![("version", version), ("abi", ABI_VERSION.to_string())])
 }
 
+/// With more backends than this, those that have carried nothing have no series of their own: a scrape of a hundred thousand backends
+/// would be a hundred megabytes of zeroes.
+const MANY: usize = 10_000;
+
 fn backends(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
-    let all: Vec<_> = snapshot
-        .services
-        .iter()
-        .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
-        .map(|(service, backend)| (of_backend(service, backend), backend))
-        .collect();
+    let few = snapshot.services.iter().map(|service| service.backends.len()).sum::<usize>() <= MANY;
+    let shown = |backend: &BackendSnapshot| few || backend.counters != Counters::default();
+    let pairs = || {
+        let services = snapshot.services.iter();
+        let all = services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
+        all.filter(|(_, backend)| shown(backend))
+    };
+    let all: Vec<_> = pairs().map(|(service, backend)| (of_backend(service, backend), backend)).collect();
+    let measured = || {
+        let traffic = pairs().map(|(service, backend)| backend.counters.measured(service.id.protocol as u8));
+        all.iter().zip(traffic).filter_map(|((labels, _), traffic)| Some((labels, traffic?)))
+    };
     let both = |labels: &[Label], way: &str| [labels, &[("direction", way.to_owned())]].concat();
 
     let help = "Connections open now.";
     let mut active = gauge(encoder, "weir_backend_active_connections", help)?;
     for (labels, backend) in &all {
-        put_gauge(&mut active, labels, backend.counters.load.active)?;
+        put_gauge(&mut active, labels, backend.counters.load.open())?;
     }
     let help = "TCP connections whose SYN was sent on and is not answered yet.";
     let mut pending = gauge(encoder, "weir_backend_pending_connections", help)?;
@@ -102,15 +114,15 @@ fn backends(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written
     }
     let help = "IP bytes, in towards the backend and out from it.";
     let mut bytes = counter(encoder, "weir_backend", help, Some(&Unit::Bytes))?;
-    for (labels, backend) in &all {
-        put_counter(&mut bytes, &both(labels, "in"), backend.counters.traffic.bytes_in)?;
-        put_counter(&mut bytes, &both(labels, "out"), backend.counters.traffic.bytes_out)?;
+    for (labels, traffic) in measured() {
+        put_counter(&mut bytes, &both(labels, "in"), traffic.bytes_in)?;
+        put_counter(&mut bytes, &both(labels, "out"), traffic.bytes_out)?;
     }
     let help = "IP packets, in towards the backend and out from it.";
     let mut packets = counter(encoder, "weir_backend_packets", help, None)?;
-    for (labels, backend) in &all {
-        put_counter(&mut packets, &both(labels, "in"), backend.counters.traffic.packets_in)?;
-        put_counter(&mut packets, &both(labels, "out"), backend.counters.traffic.packets_out)?;
+    for (labels, traffic) in measured() {
+        put_counter(&mut packets, &both(labels, "in"), traffic.packets_in)?;
+        put_counter(&mut packets, &both(labels, "out"), traffic.packets_out)?;
     }
     Ok(())
 }
@@ -141,13 +153,47 @@ fn node(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
     gauge(encoder, "weir_flow_table_entries", help)?.encode_gauge(&snapshot.flow_entries)?;
     let help = "Flows that the flow table has room for.";
     gauge(encoder, "weir_flow_table_capacity", help)?.encode_gauge(&snapshot.flow_capacity)?;
+    maps(snapshot, encoder)?;
     let help = "What is wrong on this node; `weir status` says what.";
     gauge(encoder, "weir_problems", help)?.encode_gauge(&snapshot.node.problems.len())?;
+    life(snapshot, encoder)?;
     let help = "From a change being read to its last write into the kernel.";
-    let (name, unit) = ("weir_sync_duration", Some(&Unit::Seconds));
-    let mut syncs = encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
-    let durations = &snapshot.syncs;
-    syncs.encode_histogram::<NoLabelSet>(durations.sum(), durations.count(), &durations.buckets(), None)
+    histogram(encoder, "weir_sync_duration", help, &snapshot.syncs)?;
+    let help = "From the time that an EndpointSlice names as its last change's to its last write into the kernel.";
+    histogram(encoder, "weir_endpoint_programming", help, &snapshot.programming)
+}
+
+fn maps(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
+    let labels = |map: &str| [("map", map.to_owned())];
+    let mut entries = gauge(encoder, "weir_map_entries", "Entries of a map of services.")?;
+    for (map, count, _) in &snapshot.maps {
+        put_gauge(&mut entries, &labels(map), *count)?;
+    }
+    let mut capacity = gauge(encoder, "weir_map_capacity", "Entries that a map of services has room for.")?;
+    for (map, _, room) in &snapshot.maps {
+        put_gauge(&mut capacity, &labels(map), *room)?;
+    }
+    Ok(())
+}
+
+/// Whether the agent is at work, and hears of changes.
+fn life(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
+    if let Some(taken) = snapshot.taken {
+        let help = "Age of these numbers; an agent at work renews them every second.";
+        let kind = MetricType::Gauge;
+        let mut age = encoder.encode_descriptor("weir_snapshot_age", help, Some(&Unit::Seconds), kind)?;
+        age.encode_gauge(&taken.elapsed().as_secs_f64())?;
+    }
+    if let Some(source) = snapshot.node.sources.iter().find(|source| source.kind == "kubernetes") {
+        let help = "1 while the agent hears of changes from the API server.";
+        gauge(encoder, "weir_kube_connected", help)?.encode_gauge(&i64::from(source.healthy))?;
+    }
+    Ok(())
+}
+
+fn histogram(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, durations: &SyncDurations) -> Written {
+    let mut histogram = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    histogram.encode_histogram::<NoLabelSet>(durations.sum(), durations.count(), &durations.buckets(), None)
 }
 
 fn repairs(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
@@ -173,13 +219,23 @@ fn policies(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written
             put_gauge(&mut desired, &labels(&policy.namespace, &policy.name), replicas)?;
         }
     }
+    let help = "The load at the forecast's horizon that is not exceeded with the probability of the label, in the load's unit.";
+    // promtool grants the label `quantile` to summaries alone, and to what has no type.
+    let mut foreseen = encoder.encode_descriptor("weir_policy_forecast", help, None, MetricType::Unknown)?;
+    for policy in all() {
+        let Some(forecast) = &policy.forecast else { continue };
+        let Some(upper) = forecast.upper else { continue };
+        let mut labels = labels(&policy.namespace, &policy.name);
+        labels.push(("quantile", forecast.quantile.to_string()));
+        put_gauge(&mut foreseen, &labels, upper)?;
+    }
     let help = "A number that the policy's rules can read, a mean over the ready replicas.";
     let mut signals = gauge(encoder, "weir_signal", help)?;
     for policy in all() {
         for signal in &policy.signals {
             let Some(value) = signal.value else { continue };
             let mut labels = labels(&policy.namespace, &policy.name);
-            labels.push(("signal", signal.signal.name().to_owned()));
+            labels.push(("signal", signal.signal.clone()));
             put_gauge(&mut signals, &labels, value)?;
         }
     }
@@ -239,8 +295,8 @@ pub(super) mod tests {
     use crate::{
         dataplane::Counters,
         model::ServiceId,
-        scaling::{PolicyId, Signal, policy::Mode, status::SignalStatus},
-        telemetry::SyncDurations,
+        scaling::status::SignalStatus,
+        telemetry::{NodeStatus, SourceStatus, SyncDurations},
     };
 
     /// A snapshot with something in every family.
@@ -252,14 +308,17 @@ pub(super) mod tests {
             effective_weight: 75,
             counters: Counters {
                 load: BackendLoad { active, connections: 1000, resets: 2, ..BackendLoad::default() },
-                traffic: Traffic { packets_in: 5, packets_out: 6, bytes_in: 700, bytes_out: u64::MAX },
+                traffic: Traffic { packets_in: 5000, packets_out: 6, bytes_in: 700, bytes_out: u64::MAX },
             },
         };
         let mut syncs = SyncDurations::default();
         for milliseconds in [1, 2, 7000] {
             syncs.observe(Duration::from_millis(milliseconds));
         }
+        let mut programming = SyncDurations::default();
+        programming.observe(Duration::from_secs(12));
         Snapshot {
+            programming,
             services: vec![
                 ServiceSnapshot {
                     id: id(53, Protocol::Tcp),
@@ -270,7 +329,16 @@ pub(super) mod tests {
             drops: [(DropReason::NoFlow, 9)].into(),
             flow_entries: 12,
             flow_capacity: 4096,
+            maps: vec![("frontends", 7, 100)],
             repairs: 1,
+            taken: Some(std::time::Instant::now()),
+            node: NodeStatus {
+                sources: vec![
+                    SourceStatus { kind: "files".to_owned(), ..SourceStatus::default() },
+                    SourceStatus { kind: "kubernetes".to_owned(), healthy: true, ..SourceStatus::default() },
+                ],
+                ..NodeStatus::default()
+            },
             syncs,
             policies: vec![policy()],
             ..Snapshot::default()
@@ -278,29 +346,25 @@ pub(super) mod tests {
     }
 
     pub(in crate::telemetry) fn policy() -> crate::scaling::PolicyStatus {
-        let checked = crate::scaling::Policy {
-            id: PolicyId { namespace: "shop".to_owned(), name: "web".to_owned() },
-            service: "web".to_owned(),
-            mode: Mode::Apply,
-            min: 1,
-            max: 9,
-            rules: vec![],
-            targets: vec![],
-            up: pace(),
-            down: pace(),
-            command: None,
-        };
+        let resource = serde_json::from_value(serde_json::json!({
+            "apiVersion": "weir.dev/v1alpha1",
+            "kind": "ScalePolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "serviceRef": {"name": "web"},
+                "replicas": {"max": 9},
+                "targets": [{"signal": "bytesPerSecond", "perReplica": 1}],
+            },
+        }));
+        let checked = crate::scaling::validate(&resource.unwrap()).unwrap();
         let mut status = crate::scaling::PolicyStatus::new(&checked);
         status.current_replicas = Some(2);
         status.desired_replicas = Some(4);
+        let (quantile, upper) = (0.9, Some(12.5));
+        status.forecast = Some(crate::scaling::forecast::ForecastReport { quantile, upper, ..Default::default() });
         let age_seconds = Some(0.5);
-        status.signals = vec![SignalStatus { signal: Signal::BytesPerSecond, value: Some(1.5), age_seconds }];
+        status.signals = vec![SignalStatus { signal: "bytesPerSecond".to_owned(), value: Some(1.5), age_seconds }];
         status
-    }
-
-    fn pace() -> crate::scaling::checked::Pace {
-        let select = crate::scaling::policy::SelectPolicy::Max;
-        crate::scaling::checked::Pace { window: Duration::ZERO, select, limits: vec![] }
     }
 
     #[test]
@@ -309,7 +373,7 @@ pub(super) mod tests {
         let tcp = r#"namespace="shop",service="we\"b",port="53",protocol="TCP""#;
         let udp = tcp.replace("TCP", "UDP");
         for line in [
-            &format!("weir_build_info{{version=\"{}\",abi=\"1\"}} 1", env!("CARGO_PKG_VERSION")),
+            &format!("weir_build_info{{version=\"{}\",abi=\"{ABI_VERSION}\"}} 1", env!("CARGO_PKG_VERSION")),
             &format!("weir_backend_active_connections{{{tcp},backend=\"10.0.0.1:8080\"}} 3"),
             &format!("weir_backend_active_connections{{{tcp},backend=\"[fd00::1]:8080\"}} 4"),
             &format!("weir_backend_active_connections{{{udp},backend=\"10.0.0.1:8080\"}} 5"),
@@ -318,7 +382,7 @@ pub(super) mod tests {
             &format!("weir_backend_weight{{{udp},backend=\"10.0.0.1:8080\"}} 75"),
             &format!("weir_backend_bytes_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"in\"}} 700"),
             &format!("weir_backend_bytes_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"out\"}} {}", u64::MAX),
-            &format!("weir_backend_packets_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"in\"}} 5"),
+            &format!("weir_backend_packets_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"in\"}} 5000"),
             &format!("weir_backend_packets_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"out\"}} 6"),
             &format!("weir_service_backends{{{tcp},state=\"ready\"}} 2"),
             &format!("weir_service_backends{{{tcp},state=\"draining\"}} 0"),
@@ -326,12 +390,18 @@ pub(super) mod tests {
             "weir_dropped_packets_total{reason=\"malformed\"} 0",
             "weir_flow_table_entries 12",
             "weir_flow_table_capacity 4096",
+            "weir_map_entries{map=\"frontends\"} 7",
+            "weir_map_capacity{map=\"frontends\"} 100",
             "weir_counter_repairs_total 1",
             "weir_sync_duration_seconds_bucket{le=\"0.001\"} 1",
             "weir_sync_duration_seconds_bucket{le=\"0.0025\"} 2",
             "weir_sync_duration_seconds_bucket{le=\"5.0\"} 2",
             "weir_sync_duration_seconds_bucket{le=\"+Inf\"} 3",
             "weir_sync_duration_seconds_count 3",
+            "weir_endpoint_programming_seconds_bucket{le=\"20.0\"} 1",
+            "weir_endpoint_programming_seconds_count 1",
+            "weir_kube_connected 1",
+            "weir_policy_forecast{namespace=\"shop\",policy=\"web\",quantile=\"0.9\"} 12.5",
             "weir_policy_replicas{namespace=\"shop\",policy=\"web\"} 2",
             "weir_policy_desired_replicas{namespace=\"shop\",policy=\"web\"} 4",
             "weir_signal{namespace=\"shop\",policy=\"web\",signal=\"bytesPerSecond\"} 1.5",
@@ -342,6 +412,38 @@ pub(super) mod tests {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_was_not_counted_has_no_series() {
+        let mut snapshot = full();
+        snapshot.services.iter_mut().flat_map(|service| &mut service.backends).for_each(|backend| {
+            backend.counters.load.established = 1;
+        });
+        let text = open_metrics(&Arc::new(snapshot)).unwrap();
+        let series = |name: &str, protocol: &str| {
+            let protocol = format!("protocol=\"{protocol}\"");
+            text.lines().filter(|line| line.starts_with(name) && line.contains(&protocol)).count()
+        };
+        assert_eq!((series("weir_backend_bytes_total{", "TCP"), series("weir_backend_packets_total{", "TCP")), (4, 4));
+        assert_eq!((series("weir_backend_bytes_total{", "UDP"), series("weir_backend_packets_total{", "UDP")), (0, 0));
+        assert_eq!(series("weir_backend_connections_total{", "UDP"), 1);
+    }
+
+    #[test]
+    fn of_very_many_backends_only_those_that_carried_something_are_shown() {
+        let mut snapshot = full();
+        let silent = BackendSnapshot { counters: Counters::default(), ..snapshot.services[0].backends[0] };
+        let shown = |snapshot: &Snapshot| {
+            let text = open_metrics(&Arc::new(snapshot.clone())).unwrap();
+            text.lines().filter(|line| line.starts_with("weir_backend_weight{")).count()
+        };
+        snapshot.services[0].backends.push(silent);
+        assert_eq!(shown(&snapshot), 4);
+        snapshot.services[0].backends.resize(MANY, silent);
+        assert_eq!(shown(&snapshot), 3);
+        let text = open_metrics(&Arc::new(snapshot)).unwrap();
+        assert!(text.contains(&format!("state=\"ready\"}} {MANY}\n")), "they are counted");
     }
 
     #[test]

@@ -9,19 +9,54 @@ use std::{
 
 use lb_common::{BackendState, DropReason};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{dataplane::Counters, model::ServiceId, scaling::PolicyStatus};
 
 /// Where the agent publishes snapshots.
 pub type Publisher = watch::Sender<Arc<Snapshot>>;
 
+/// Where the agent is asked for its services; it answers with them as they are then.
+pub type Asks = mpsc::Receiver<oneshot::Sender<Vec<ServiceSnapshot>>>;
+
+/// How long the agent may take to answer; it may be putting a large change into the kernel.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Where the newest snapshot is read.
-pub type Subscriber = watch::Receiver<Arc<Snapshot>>;
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    asks: mpsc::Sender<oneshot::Sender<Vec<ServiceSnapshot>>>,
+}
+
+impl Subscriber {
+    /// The newest snapshot, without services: a hundred thousand backends are too many to be copied each second.
+    pub fn borrow(&self) -> watch::Ref<'_, Arc<Snapshot>> {
+        self.snapshots.borrow()
+    }
+
+    /// The newest snapshot with the services as they are now, if the agent answers.
+    pub async fn whole(&self) -> Arc<Snapshot> {
+        let services = tokio::time::timeout(PATIENCE, self.ask()).await;
+        let newest = Arc::clone(&self.borrow());
+        match services {
+            Ok(Some(services)) => Arc::new(Snapshot { services, ..(*newest).clone() }),
+            _ => newest,
+        }
+    }
+
+    async fn ask(&self) -> Option<Vec<ServiceSnapshot>> {
+        let (answer, services) = oneshot::channel();
+        self.asks.send(answer).await.ok()?;
+        services.await.ok()
+    }
+}
 
 /// A channel that holds an empty snapshot at first.
-pub fn channel() -> (Publisher, Subscriber) {
-    watch::channel(Arc::new(Snapshot::default()))
+pub fn channel() -> (Publisher, Subscriber, Asks) {
+    let (publisher, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let (asks, asked) = mpsc::channel(4);
+    (publisher, Subscriber { snapshots, asks }, asked)
 }
 
 /// What the agent knows at one moment.
@@ -31,7 +66,7 @@ pub struct Snapshot {
     pub taken: Option<Instant>,
     /// The whole model has been in the kernel once.
     pub synced: bool,
-    /// Every service port.
+    /// Every service port; empty in what is published, see [`Subscriber::whole`].
     pub services: Vec<ServiceSnapshot>,
     /// Dropped packets by reason.
     pub drops: BTreeMap<DropReason, u64>,
@@ -39,12 +74,18 @@ pub struct Snapshot {
     pub flow_entries: u64,
     /// Flows the table has room for.
     pub flow_capacity: u64,
+    /// How full the other maps are: name, entries, and for how many there is room.
+    pub maps: Vec<(&'static str, u64, u64)>,
     /// Counts that the sweep has repaired.
     pub repairs: u64,
     /// How long syncs took.
     pub syncs: SyncDurations,
+    /// The time from changes, as their sources say, to the kernel.
+    pub programming: SyncDurations,
     /// Every policy.
     pub policies: Vec<PolicyStatus>,
+    /// The node is about to go: load balancers should look for others.
+    pub node_leaving: bool,
     /// This node.
     pub node: NodeStatus,
 }
@@ -72,7 +113,7 @@ pub struct BackendSnapshot {
 }
 
 /// What `weir get nodes` shows of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// The node's name.
@@ -89,10 +130,36 @@ pub struct NodeStatus {
     pub problems: Vec<String>,
     /// How each interface is hooked.
     pub datapath: Vec<InterfaceStatus>,
+    /// How packets reach local backends.
+    pub delivery: DeliveryStatus,
+    /// Whose sockets are balanced.
+    pub sockets: SocketStatus,
+}
+
+/// Whose sockets are balanced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketStatus {
+    /// `all`, `host` or `off`.
+    pub mode: String,
+    /// The cgroup the hooks are attached to.
+    pub cgroup: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+/// How packets reach local backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryStatus {
+    /// `redirect` or `stack`.
+    pub mode: String,
+    /// Why.
+    pub why: String,
 }
 
 /// Where a model comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// `files` or `kubernetes`.
@@ -101,6 +168,9 @@ pub struct SourceStatus {
     pub location: String,
     /// Whether what it says now is in force.
     pub healthy: bool,
+    /// For how long it cannot have said anything new, in seconds: 0 while a cluster's API server answers; none of files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
 }
 
 /// How an interface is hooked.
@@ -115,7 +185,7 @@ pub struct InterfaceStatus {
     pub why: String,
 }
 
-/// How long syncs took: a histogram.
+/// How long something took: a histogram.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SyncDurations {
     counts: [u64; SyncDurations::BOUNDS.len()],
@@ -124,7 +194,8 @@ pub struct SyncDurations {
 
 impl SyncDurations {
     /// Upper bounds in seconds.
-    pub const BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, f64::INFINITY];
+    pub const BOUNDS: [f64; 13] =
+        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0, f64::INFINITY];
 
     /// Notes one.
     pub fn observe(&mut self, duration: Duration) {

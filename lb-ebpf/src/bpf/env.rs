@@ -1,5 +1,6 @@
 //! The kernel's side of the pipeline's surroundings: maps, coarse clock, random numbers, routing table.
 
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
@@ -11,8 +12,10 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::info;
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, SocketKey, Traffic, Vip,
-    counters::Recount, names::INTERFACE_XDP,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Range, SocketKey, Traffic,
+    Vip,
+    counters::Recount,
+    names::{INTERFACE_INSIDE, INTERFACE_XDP},
 };
 use lb_ebpf::{
     env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Shared, Table},
@@ -41,6 +44,21 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     #[inline(always)]
     fn hook(&self) -> Hook {
         self.hook
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    #[inline(always)]
+    fn is_inside(&self) -> bool {
+        interface_flags(self.interface) & INTERFACE_INSIDE != 0
+    }
+
+    #[inline(always)]
+    fn delivers_by_stack(&self) -> bool {
+        maps::delivery_stack() != 0
     }
 
     #[inline(always)]
@@ -79,6 +97,19 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     fn frontend(&self, key: &SocketKey) -> Option<&Frontend> {
         // SAFETY: an updated record is a new one; the old stays until no program uses it (RCU).
         unsafe { FRONTENDS.get(key) }
+    }
+
+    #[inline(always)]
+    fn is_admitted(&self, frontend: u32, client: &Addr) -> bool {
+        let range = Key::new(u8::BITS * size_of::<Range>() as u32, Range { frontend, network: *client });
+        RANGES.get(&range).is_some()
+    }
+
+    #[inline(always)]
+    fn announced(&self, address: &Addr) -> Option<[u8; 6]> {
+        // SAFETY: as in `frontend`.
+        let announced = unsafe { ANNOUNCED.get(address) }?;
+        (announced.interface == self.interface).then_some(announced.mac)
     }
 
     #[inline(always)]
@@ -201,10 +232,16 @@ impl<C> Kernel<'_, C> {
     /// XDP sends back where the packet came from, or to an interface that has a program of ours: only those surely can take it.
     #[inline(always)]
     fn xdp_way(&self, interface: u32) -> Route {
-        // SAFETY: one word.
-        let known = || unsafe { INTERFACES.get(interface) }.is_some_and(|flags| flags & INTERFACE_XDP != 0);
+        let known = || interface_flags(interface) & INTERFACE_XDP != 0;
         if interface == self.interface || known() { Route::Interface(interface) } else { Route::Defer }
     }
+}
+
+/// `INTERFACE_*` flags; none of an interface that is not known.
+#[inline(always)]
+fn interface_flags(interface: u32) -> u32 {
+    // SAFETY: one word.
+    unsafe { INTERFACES.get(interface) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]

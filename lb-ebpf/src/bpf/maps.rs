@@ -2,14 +2,17 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Frontend, Settings, SocketKey, Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Announced, Backend, BackendLoad, Bucket, Frontend, Range, Settings, SocketKey,
+    Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
     names::{Name, NameKey},
+    socket::{Connection, Peers, Pod, PodKey},
 };
 use lb_ebpf::env::Scratch;
 
@@ -42,9 +45,18 @@ maps! {
     "recounts" RECOUNTS: Array<Recount> = 16384, BPF_F_MMAPABLE;
     "sweep" SWEEP: Array<SweepResult> = 1, 0;
     "interfaces" INTERFACES: HashMap<u32, u32> = 1024, BPF_F_NO_PREALLOC;
+    "ranges" RANGES: LpmTrie<Range, u32> = 16384, BPF_F_NO_PREALLOC;
+    "announced" ANNOUNCED: HashMap<Addr, Announced> = 1024, BPF_F_NO_PREALLOC;
+    "pods" PODS: HashMap<PodKey, Pod> = 4096, BPF_F_NO_PREALLOC;
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }
+
+// The kernel wants to know the types of what it keeps with a socket.
+#[btf_map(name = "sockets")]
+pub(crate) static SOCKETS: SkStorage<Connection> = SkStorage::new();
+#[btf_map(name = "peers")]
+pub(crate) static PEERS: SkStorage<Peers> = SkStorage::new();
 
 /// Declares constants that the agent sets before it loads the programs; the verifier prunes what they rule out.
 macro_rules! constants {
@@ -74,6 +86,16 @@ constants! {
     tcp_idle TCP_IDLE: u32 = 8000;
     /// `BPF_F_IPV6` where the kernel knows it (6.16), else 0.
     checksum_v6_flag CHECKSUM_V6_FLAG: u64 = 0;
+    /// 1: packets of clients that keep their address go through the stack.
+    delivery_stack DELIVERY_STACK: u32 = 0;
+    /// Where the kernel's `struct tcp_sock` has `bytes_acked`; 0: unknown.
+    tcp_bytes_acked TCP_BYTES_ACKED: u32 = 0;
+    /// The same of `bytes_received`.
+    tcp_bytes_received TCP_BYTES_RECEIVED: u32 = 0;
+    /// The same of `segs_out`.
+    tcp_segs_out TCP_SEGS_OUT: u32 = 0;
+    /// The same of `segs_in`.
+    tcp_segs_in TCP_SEGS_IN: u32 = 0;
     /// 1: rare events are logged.
     log LOG: u32 = 0;
     /// 1: time is the `clock` map's (tests).

@@ -4,5 +4,8 @@ mod env;
 mod maintenance;
 mod maps;
 mod reach;
+mod sock;
+mod sock_list;
+mod sock_ops;
 mod tc;
 mod xdp;

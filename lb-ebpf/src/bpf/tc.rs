@@ -1,11 +1,13 @@
-//! tc: ingress of every interface, egress of uplinks.
+//! tc: ingress and egress of every interface.
+
+use core::hint::black_box;
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     macros::classifier,
     programs::TcContext,
@@ -98,10 +100,11 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
-    fn reshape(&mut self, keep: u32, room: u32) -> Option<()> {
+    fn reshape(&mut self, length: u32, room: i32) -> Option<()> {
         // SAFETY: helpers that check their arguments.
         let result = unsafe {
-            bpf_skb_change_tail(self.0, keep, 0) | bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC, 0)
+            bpf_skb_change_tail(self.0, length, 0)
+                | if room == 0 { 0 } else { bpf_skb_adjust_room(self.0, room, BPF_ADJ_ROOM_MAC, 0) }
         };
         (result == 0).then_some(())
     }
@@ -120,19 +123,23 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
             break;
         }
     }
-    match verdict.action() {
-        Action::Pass | Action::Truncated | Action::Stack => NEXT,
-        Action::Interface => redirect(&env, skb, verdict.value()),
-        Action::Drop => drop_packet(verdict.value()),
-        Action::TooBig => tell(&env, &mut packet, Complaint::TooBig, verdict.value(), DropReason::TooBig),
-        Action::TimeExceeded => tell(&env, &mut packet, Complaint::TimeExceeded, 0, DropReason::TtlExceeded),
-    }
+    let (what, limit, reason) = match verdict.action() {
+        Action::Pass | Action::Truncated | Action::Stack => return NEXT,
+        Action::Interface => return redirect(&env, skb, verdict.value()),
+        // SAFETY: `skb` is the program's context; a helper that checks its arguments.
+        Action::Reply => return unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        Action::Drop => return drop_packet(verdict.value()),
+        Action::TooBig => (Complaint::TooBig, verdict.value(), DropReason::TooBig as u32),
+        Action::TimeExceeded => (Complaint::TimeExceeded, 0, DropReason::TtlExceeded as u32),
+        Action::Refuse => (Complaint::Refused, 0, verdict.value()),
+    };
+    tell(&env, &mut packet, what, limit, reason)
 }
 
-/// Drops a packet, and sends its sender an ICMP error instead where that can be made.
+/// Drops a packet, and sends its sender an answer that says why instead, where that can be made.
 #[inline(always)]
-fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: DropReason) -> i32 {
-    count_drop(reason as u32);
+fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: u32) -> i32 {
+    count_drop(reason);
     let answered = env.scratch().is_some_and(|scratch| {
         let parsed = &mut scratch.packet;
         if parsed.l3 == 0 {
@@ -141,6 +148,12 @@ fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reaso
                 return false;
             }
         }
+        // Through memory: what it is the verifier then follows once, not once for every complaint.
+        let what = match black_box(what as u32) {
+            0 => Complaint::TooBig,
+            1 => Complaint::TimeExceeded,
+            _ => Complaint::Refused,
+        };
         answer::answer(packet, parsed, what, limit)
     });
     if !answered {

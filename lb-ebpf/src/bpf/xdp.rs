@@ -82,10 +82,14 @@ pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
             count_drop(verdict.value());
             xdp_action::XDP_DROP
         }
-        // What has to be answered with an error, or read further than the first buffer, tc does.
-        Action::Pass | Action::Stack | Action::Truncated | Action::TooBig | Action::TimeExceeded => {
-            xdp_action::XDP_PASS
-        }
+        // What has to be answered, or read further than the first buffer, tc does.
+        Action::Pass
+        | Action::Stack
+        | Action::Truncated
+        | Action::TooBig
+        | Action::TimeExceeded
+        | Action::Refuse
+        | Action::Reply => xdp_action::XDP_PASS,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A case: a Service, packets in their order, and what must become of each. One table of cases, several subjects that run it.
 
+use ipnet::IpNet;
 use lb_common::{BackendState, DropReason};
 use lb_ebpf::{env::Hook, flow::Direction};
 
@@ -22,6 +23,8 @@ pub(crate) enum Expect {
     DropLate(DropReason),
     /// Is dropped for this reason, and becomes this error to its sender, out of the interface it came by.
     Answered(DropReason, Box<Spec>),
+    /// Becomes this frame, out of the interface it came by.
+    Reply(Vec<u8>),
     /// Leaves like this, counted for this backend (ICMP errors are not).
     Out(Way, Box<Spec>, Option<(usize, Direction)>),
 }
@@ -48,6 +51,10 @@ pub(crate) enum Step {
     State(usize, BackendState),
     /// The selection tables are replaced: backends have these weights now.
     Weights(Vec<u16>),
+    /// The traffic policy for clients outside becomes `Local`.
+    LocalOutside,
+    /// The source ranges are these now.
+    Ranges(Vec<IpNet>),
     /// The frontends are removed.
     RemoveFrontends,
     /// A sweep is made: entries left, expired, forgotten.
@@ -94,6 +101,18 @@ impl Case {
     /// A packet that is answered with an ICMP error.
     pub(crate) fn answers(&mut self, at: (Hook, Interface), packet: &Spec, reason: DropReason, kind: (u8, u8, u32)) {
         self.send(at, packet.frame(), Expect::Answered(reason, Box::new(packet.answered(kind))));
+    }
+
+    /// A packet that nobody serves: XDP leaves the answer to tc.
+    pub(crate) fn refuses(&mut self, via: Interface, packet: &Spec) {
+        self.passes((Hook::Xdp, via), packet.frame());
+        let out = Box::new(packet.refused());
+        self.send((Hook::Ingress, via), packet.frame(), Expect::Answered(DropReason::NoBackend, out));
+    }
+
+    /// A frame that is answered by another.
+    pub(crate) fn replies(&mut self, at: (Hook, Interface), frame: Vec<u8>, answer: Vec<u8>) {
+        self.send(at, frame, Expect::Reply(answer));
     }
 
     /// A packet towards a backend, and how it leaves.

@@ -43,6 +43,11 @@ impl Interface {
         matches!(self, Self::Up0 | Self::Up1)
     }
 
+    /// Whether pods of the node are behind it.
+    pub(crate) fn is_inside(self) -> bool {
+        matches!(self, Self::Pod0 | Self::Thin)
+    }
+
     /// Its link layer address.
     pub(crate) fn mac(self) -> [u8; 6] {
         [2, 0xaa, 0, 0, 0, self.number()]

@@ -16,6 +16,8 @@ pub(crate) const ACK: u8 = 16;
 pub(crate) enum Body {
     /// TCP with these flags.
     Tcp(u8),
+    /// A TCP reset with this sequence number, or with this acknowledgment.
+    Reset(Answer),
     Udp,
     /// UDP over IPv4 without a checksum.
     UdpNoSum,
@@ -23,6 +25,20 @@ pub(crate) enum Body {
     /// A protocol by its number, of which nobody reads more.
     Other(u8),
 }
+
+/// What a reset names of the segment that it answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// The sequence number that was acknowledged.
+    Sequence(u32),
+    /// The one behind the segment.
+    Acknowledgment(u32),
+}
+
+/// The sequence number of every segment.
+pub(crate) const SEQUENCE: u32 = 0x1020_3040;
+/// The acknowledgment number of every segment that has one.
+pub(crate) const ACKNOWLEDGMENT: u32 = 0x5060_7080;
 
 /// An ICMP message that quotes a packet, up to so many bytes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,6 +149,16 @@ impl Spec {
         Self { ours: true, macs: self.macs, ..self.error(self.dst.ip(), kind, bytes) }
     }
 
+    /// The answer of nobody: a reset, or port unreachable.
+    pub(crate) fn refused(&self) -> Self {
+        let Body::Tcp(flags) = self.body else {
+            return self.answered(if self.src.is_ipv4() { (3, 3, 0) } else { (1, 4, 0) });
+        };
+        let end = SEQUENCE + self.payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let answer = if flags & ACK != 0 { Answer::Sequence(ACKNOWLEDGMENT) } else { Answer::Acknowledgment(end) };
+        Self { ours: true, macs: self.macs, ..packet(Body::Reset(answer), self.dst, self.src) }
+    }
+
     /// The whole frame.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let mut frame = self.macs.concat();
@@ -200,7 +226,7 @@ impl Spec {
 
     fn protocol(&self) -> IpNumber {
         match &self.body {
-            Body::Tcp(_) => IpNumber::TCP,
+            Body::Tcp(_) | Body::Reset(_) => IpNumber::TCP,
             Body::Udp | Body::UdpNoSum => IpNumber::UDP,
             Body::Icmp(_) if self.src.is_ipv4() => IpNumber::ICMP,
             Body::Icmp(_) => IpNumber::IPV6_ICMP,
@@ -249,10 +275,21 @@ impl Spec {
         let (sport, dport) = (self.src.port(), self.dst.port());
         match &self.body {
             Body::Tcp(flags) => {
-                let mut header = TcpHeader::new(sport, dport, 0x1020_3040, 0xfff0);
+                let mut header = TcpHeader::new(sport, dport, SEQUENCE, 0xfff0);
+                header.acknowledgment_number = if flags & ACK != 0 { ACKNOWLEDGMENT } else { 0 };
                 (header.fin, header.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (header.rst, header.ack) = (flags & RST != 0, flags & ACK != 0);
                 [header.to_bytes().to_vec(), self.payload.clone()].concat()
+            }
+            Body::Reset(answer) => {
+                let (sequence, acknowledgment) = match answer {
+                    Answer::Sequence(sequence) => (*sequence, None),
+                    Answer::Acknowledgment(number) => (0, Some(*number)),
+                };
+                let mut header = TcpHeader::new(sport, dport, sequence, 0);
+                (header.rst, header.ack) = (true, acknowledgment.is_some());
+                header.acknowledgment_number = acknowledgment.unwrap_or(0);
+                header.to_bytes().to_vec()
             }
             Body::Udp | Body::UdpNoSum => {
                 let length = 8 + self.payload.len() as u16;
@@ -277,7 +314,7 @@ trait WithChecksum {
 impl WithChecksum for Vec<u8> {
     fn with_checksum(mut self, spec: &Spec) -> Self {
         let at = match spec.body {
-            Body::Tcp(_) => 16,
+            Body::Tcp(_) | Body::Reset(_) => 16,
             Body::Udp => 6,
             Body::Icmp(_) => 2,
             Body::UdpNoSum | Body::Other(_) => return self,

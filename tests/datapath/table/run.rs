@@ -124,6 +124,15 @@ impl<S: Subject> Running<'_, S> {
                 }
                 self.write(&self.case.world.select(self.base))
             }
+            Step::LocalOutside => {
+                self.case.world.local_outside = true;
+                self.write(&self.case.world.select(self.base))
+            }
+            Step::Ranges(ranges) => {
+                self.write(&self.case.world.forbid())?;
+                self.case.world.ranges.clone_from(ranges);
+                self.write(&self.case.world.admit())
+            }
             Step::RemoveFrontends => self.write(&self.case.world.remove_frontends()),
             Step::Sweep(expected) => {
                 let found = self.subject.sweep()?;
@@ -162,6 +171,7 @@ impl<S: Subject> Running<'_, S> {
                 *now.drops.entry(*reason).or_default() += 1;
                 (Fate::Out(Some(via)), out.frame())
             }
+            Expect::Reply(answer) => (Fate::Out(Some(via)), answer.clone()),
             Expect::Out(way, out, counted) => {
                 if let Some((index, direction)) = counted {
                     now.traffic[*index] = added(now.traffic[*index], *direction, out.ip().len());
@@ -179,13 +189,20 @@ impl<S: Subject> Running<'_, S> {
             before.drops,
             seen.drops
         );
-        if let Expect::Out(..) | Expect::Answered(..) = expect {
+        let made = match expect {
+            Expect::Out(..) | Expect::Answered(..) => true,
+            // ARP has no checksum.
+            Expect::Reply(answer) => answer.get(12..14) == Some(&[0x86, 0xdd]),
+            _ => false,
+        };
+        if made {
             verify::checksums(&after).map_err(|e| anyhow::anyhow!("at {hook:?}: {e} in {}", hex(&after)))?;
         }
         equal(&format!("the packet after {hook:?}"), &hex(&after), &hex(&expected_frame))?;
         equal("drops", &seen.drops, &now.drops)?;
         equal("packets and bytes", &seen.traffic, &now.traffic)?;
-        if matches!(expect, Expect::Pass | Expect::Drop(_)) {
+        let refused = matches!(expect, Expect::Answered(DropReason::NoBackend, _));
+        if refused || matches!(expect, Expect::Pass | Expect::Drop(_) | Expect::Reply(_)) {
             equal("flows", &seen.flows, &before.flows)?;
         }
         Ok(())

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use lb_agent::{
     balance::tables::{Entry, build, identity},
     dataplane::Write,
 };
 use lb_common::{
-    Algorithm, Backend, BackendState, Frontend, Port, Protocol, SocketKey, Vip,
+    Algorithm, Announced, Backend, BackendState, Frontend, Port, Protocol, Selection, SocketKey, Vip,
     backend::BACKEND_LOCAL,
     service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
 };
@@ -73,6 +74,16 @@ pub(crate) struct World {
     pub(crate) frontends: u32,
     /// A selection table that names a backend which does not exist.
     pub(crate) stale: bool,
+    /// The traffic policy for clients outside is `Local`.
+    pub(crate) local_outside: bool,
+    /// More flags of the frontends.
+    pub(crate) flags: u8,
+    /// Who may use the frontends, with [`FRONTEND_RANGES`].
+    pub(crate) ranges: Vec<IpNet>,
+    /// Whether the frontends' address is announced by [`Interface::Up0`].
+    pub(crate) announced: bool,
+    /// Whether the frontends' address is a cluster's: its other ports are refused.
+    pub(crate) cluster: bool,
 }
 
 impl World {
@@ -86,12 +97,22 @@ impl World {
             backends: places.iter().map(|place| (*place, 100)).collect(),
             frontends: 1,
             stale: false,
+            local_outside: false,
+            flags: 0,
+            ranges: Vec::new(),
+            announced: false,
+            cluster: false,
         }
     }
 
     /// A client's socket.
     pub(crate) fn client(&self) -> SocketAddr {
         socket(self.family, Interface::Up0.number(), 9, 40000)
+    }
+
+    /// A client's socket, of a pod of this node behind [`Interface::Thin`].
+    pub(crate) fn client_inside(&self) -> SocketAddr {
+        socket(self.family, Interface::Thin.number(), 9, 40000)
     }
 
     /// A frontend's socket.
@@ -161,20 +182,58 @@ impl World {
         self.backends.iter().enumerate().map(entry).collect()
     }
 
-    fn frontend(&self, frontend: u32, base: u32) -> [Write; 2] {
+    fn frontend(&self, frontend: u32, base: u32) -> Vec<Write> {
         let table = build(self.algorithm.table(), &self.entries(frontend), 251);
         let offset = frontend * TABLE_ROOM;
+        let inside = Selection { offset, len: table.len };
+        let mut writes = vec![Write::PutSlots(offset, table.slots)];
+        let mut outside = inside;
+        if self.local_outside {
+            let first = frontend * self.backends.len() as u32;
+            let mut entries = self.entries(frontend);
+            entries.retain(|entry| self.backends[(entry.backend - first) as usize].0.is_local());
+            let table = build(self.algorithm.table(), &entries, 251);
+            outside = Selection { offset: offset + TABLE_ROOM / 2, len: table.len };
+            writes.push(Write::PutSlots(outside.offset, table.slots));
+        }
         let record = Frontend {
             id: frontend,
             service: base + frontend,
-            table_offset: offset,
-            table_len: table.len,
+            inside,
+            outside,
             affinity_seconds: self.affinity,
             algorithm: self.algorithm as u8,
-            flags: if self.affinity > 0 { FRONTEND_AFFINITY } else { 0 },
+            flags: self.flags | if self.affinity > 0 { FRONTEND_AFFINITY } else { 0 },
             zero: 0,
         };
-        [Write::PutSlots(offset, table.slots), Write::PutFrontend(self.key(self.vip(frontend)), record)]
+        writes.push(Write::PutFrontend(self.key(self.vip(frontend)), record));
+        writes
+    }
+
+    /// The writes that let the source ranges in.
+    pub(crate) fn admit(&self) -> Vec<Write> {
+        self.by_range(Write::PutRange)
+    }
+
+    /// The writes that let them in no more.
+    pub(crate) fn forbid(&self) -> Vec<Write> {
+        self.by_range(Write::DeleteRange)
+    }
+
+    fn by_range(&self, write: fn(u32, IpNet) -> Write) -> Vec<Write> {
+        let of_one = |id| self.ranges.iter().map(move |range| write(id, *range));
+        (0..self.frontends).flat_map(of_one).collect()
+    }
+
+    /// The write that announces the frontends' address.
+    fn announce(&self) -> Option<Write> {
+        let announced =
+            Announced { interface: Interface::Up0.number().into(), mac: Interface::Up0.mac(), ..Announced::default() };
+        self.announced.then(|| Write::PutAnnounced(self.vip(0).ip().into(), announced))
+    }
+
+    fn other_ports(&self) -> Option<SocketKey> {
+        self.cluster.then(|| SocketKey::other_ports(self.vip(0).ip().into()))
     }
 
     /// The number of backend records.
@@ -188,13 +247,17 @@ impl World {
         let backends =
             (0..self.indexes()).map(|i| Write::PutBackend(i as u32, self.backend(i, base, BackendState::Ready)));
         let endpoints = (0..self.backends.len()).map(|i| Write::PutEndpoint(self.key(self.endpoint(i)), i as u32));
-        vips.chain(backends).chain(endpoints).chain(self.select(base)).collect()
+        let rest = self.select(base).into_iter().chain(self.admit()).chain(self.announce());
+        let refusing =
+            Frontend { id: self.frontends, service: base, algorithm: self.algorithm as u8, ..Frontend::default() };
+        let rest = rest.chain(self.other_ports().map(|key| Write::PutFrontend(key, refusing)));
+        vips.chain(backends).chain(endpoints).chain(rest).collect()
     }
 
     /// The writes that take its frontends away.
     pub(crate) fn remove_frontends(&self) -> Vec<Write> {
         let remove = |f| [Write::DeleteFrontend(self.key(self.vip(f))), self.vip_record(f, VIP_REMOVED)];
-        (0..self.frontends).flat_map(remove).collect()
+        (0..self.frontends).flat_map(remove).chain(self.other_ports().map(Write::DeleteFrontend)).collect()
     }
 
     /// The writes that take away all the rest, once no flow is left.
@@ -202,6 +265,7 @@ impl World {
         let vips = (0..self.frontends).map(Write::FreeVip);
         let backends = (0..self.indexes()).map(|i| Write::FreeBackend(i as u32));
         let endpoints = (0..self.backends.len()).map(|i| Write::DeleteEndpoint(self.key(self.endpoint(i))));
-        vips.chain(backends).chain(endpoints).collect()
+        let announced = self.announced.then(|| Write::DeleteAnnounced(self.vip(0).ip().into()));
+        vips.chain(backends).chain(endpoints).chain(self.forbid()).chain(announced).collect()
     }
 }

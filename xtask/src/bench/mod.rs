@@ -1,11 +1,14 @@
 //! `cargo xtask bench WHAT`: builds what is measured, runs the measuring program as root, and shows its numbers. The program itself
 //! (tests/bench) prints JSON and nothing else; this is where a person's table is made of it.
 
+mod coordinator;
+mod fronts;
 mod report;
+mod sync;
 
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
-use xshell::cmd;
+use xshell::{Cmd, Shell, cmd};
 
 use self::report::Report;
 use crate::{
@@ -31,6 +34,12 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
     },
+    /// The control plane: start, memory, one change, and doing nothing, with many Services in a real cluster, beside kube-proxy
+    Sync(sync::Args),
+    /// Weir's scaling decision beside other autoscalers over recorded load, front against front; needs no root
+    Fronts(fronts::Args),
+    /// The coordinator: CPU and memory with many agents
+    Coordinator(coordinator::Args),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,12 +51,25 @@ enum Output {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let What::Datapath { output, rounds } = args.what;
-    let json = datapath(rounds)?;
-    let report: Report = serde_json::from_str(&json).with_context(|| format!("the benchmark printed {json}"))?;
-    match output {
-        Output::Table => println!("{}", report.table()),
-        Output::Json => println!("{}", json.trim_end()),
+    let (json, output) = match &args.what {
+        What::Datapath { output, rounds } => (datapath(*rounds)?, *output),
+        What::Sync(args) => (sync::measure(args)?, args.output),
+        What::Fronts(args) => return fronts::run(args),
+        What::Coordinator(args) => (coordinator::measure(args)?, args.output),
+    };
+    let wrong = || format!("the benchmark printed {json}");
+    match (output, &args.what) {
+        (Output::Json, _) => println!("{}", json.trim_end()),
+        (Output::Table, What::Datapath { .. }) => {
+            println!("{}", serde_json::from_str::<Report>(&json).with_context(wrong)?.table());
+        }
+        (Output::Table, What::Sync(_)) => {
+            println!("{}", serde_json::from_str::<sync::Report>(&json).with_context(wrong)?.table());
+        }
+        (Output::Table, What::Fronts(_)) => {}
+        (Output::Table, What::Coordinator(_)) => {
+            println!("{}", serde_json::from_str::<coordinator::Report>(&json).with_context(wrong)?.table());
+        }
     }
     Ok(())
 }
@@ -62,7 +84,12 @@ fn datapath(rounds: u32) -> Result<String> {
     let bench = cmd!(shell, "cargo bench --quiet --locked --profile dev --package weir-tests --features privileged");
     let bench = bench.args(["--bench", "datapath", "--", "--rounds", &rounds.to_string(), "--object"]).arg(object);
     let bench = build::with_object(bench).env("WEIR_BIN", weir);
-    let runner = privilege::runner(&shell)?;
+    as_root(&shell, bench)
+}
+
+/// Runs a measuring program; returns what it prints.
+fn as_root(shell: &Shell, bench: Cmd<'_>) -> Result<String> {
+    let runner = privilege::runner(shell)?;
     privilege::announce("the benchmark loads BPF programs and makes network namespaces");
     let bench = runner.into_iter().fold(bench, |bench, (variable, sudo)| bench.env(variable, sudo));
     Ok(bench.quiet().read()?)

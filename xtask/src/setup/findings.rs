@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use weir_tests::cluster::programs::Programs;
 use xshell::{Shell, cmd};
 
 use super::needs::{COMPILER_PACKAGES, CXX_PACKAGES, LLVM_PACKAGES, Purpose, TOOLS, Tool};
 use crate::{
     build_ebpf,
+    cluster::go,
     compiler::{self, Compiler, Origin, PINNED_NIGHTLY, Unfit},
 };
 
@@ -24,6 +26,8 @@ pub(crate) enum Remedy {
     Linker,
     /// Mounting the BPF file system.
     Bpffs,
+    /// Fetching Go's own programs.
+    Go,
 }
 
 /// Whether a need is met.
@@ -60,6 +64,9 @@ pub(crate) fn look(shell: &Shell, purpose: Purpose, rustup_failed: bool) -> Vec<
     found.push(for_linker("C++ compiler", version(shell, "c++", "--version"), CXX_PACKAGES, linker_found));
     if purpose.needs_bpffs() {
         found.push(bpffs());
+    }
+    if purpose.needs_go() {
+        found.push(go());
     }
     found.extend(TOOLS.iter().filter(|tool| purpose.wants(tool.purposes)).map(|tool| look_for_tool(shell, tool)));
     found
@@ -135,6 +142,16 @@ fn look_for_tool(shell: &Shell, tool: &Tool) -> Finding {
         None => State::Missing("not installed".to_owned(), Remedy::Packages(tool.packages)),
     };
     Finding { need: tool.program, state }
+}
+
+/// Go only builds the programs of a cluster.
+fn go() -> Finding {
+    let state = match go::find() {
+        Some((_, version)) => State::Found(version),
+        None if Programs::find().is_ok() => State::NotNeeded("the cluster's programs are built already".to_owned()),
+        None => State::Missing("not installed, or too old".to_owned(), Remedy::Go),
+    };
+    Finding { need: "Go", state }
 }
 
 fn bpffs() -> Finding {

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     build_ebpf::{LINKER_VERSION, linker_root},
+    cluster::go,
     compiler::LINKER_LLVM,
     privilege, shell,
 };
@@ -37,6 +38,9 @@ pub(crate) fn run(shell: &Shell, steps: &Steps) -> Result<Outcome> {
     }
     if steps.linker {
         linker(shell)?;
+    }
+    if steps.go {
+        go::fetch(shell)?;
     }
     Ok(Outcome::Done)
 }

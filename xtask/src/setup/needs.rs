@@ -13,11 +13,13 @@ pub(crate) enum Purpose {
     Demo,
     /// Run the benchmarks
     Bench,
+    /// Run a Kubernetes cluster
+    Kubernetes,
     /// All of these
     All,
 }
 
-use Purpose::{Bench, Demo, Test};
+use Purpose::{Bench, Demo, Kubernetes, Test};
 
 /// A program that is found on the path and comes in Debian packages.
 pub(crate) struct Tool {
@@ -29,16 +31,22 @@ pub(crate) struct Tool {
 
 /// The programs, beside the compiler and bpf-linker, that are looked for.
 pub(crate) const TOOLS: &[Tool] = &[
-    tool("ip", "-V", &["iproute2"], &[Test, Demo, Bench]),
+    tool("ip", "-V", &["iproute2"], &[Test, Demo, Bench, Kubernetes]),
     tool("tc", "-V", &["iproute2"], &[Test, Demo, Bench]),
     tool("setpriv", "--version", &["util-linux"], &[Test]),
     tool("unshare", "--version", &["util-linux"], &[Test]),
-    tool("nsenter", "--version", &["util-linux"], &[Test, Demo, Bench]),
+    tool("nsenter", "--version", &["util-linux"], &[Test, Demo, Bench, Kubernetes]),
     tool("ethtool", "--version", &["ethtool"], &[Test, Demo, Bench]),
     tool("nginx", "-v", &["nginx-light"], &[Test, Demo, Bench]),
     tool("wrk", "-v", &["wrk"], &[Test, Demo, Bench]),
-    tool("nft", "--version", &["nftables"], &[Test, Bench]),
-    tool("curl", "--version", &["curl"], &[Test, Demo]),
+    tool("nft", "--version", &["nftables"], &[Test, Bench, Kubernetes]),
+    tool("strip", "--version", &["binutils"], &[Test, Kubernetes]),
+    tool("runc", "--version", &["runc"], &[Test, Kubernetes]),
+    tool("/usr/lib/cni/ptp", "--version", &["containernetworking-plugins"], &[Test, Kubernetes]),
+    tool("conntrack", "--version", &["conntrack"], &[Test, Kubernetes]),
+    tool("iptables", "--version", &["iptables"], &[Test, Kubernetes]),
+    tool("curl", "--version", &["curl"], &[Test, Demo, Kubernetes]),
+    tool("unzip", "-v", &["unzip"], &[Test, Kubernetes]),
     tool("promtool", "--version", &["prometheus"], &[Test]),
     tool("prometheus", "--version", &["prometheus"], &[Test]),
 ];
@@ -63,6 +71,11 @@ impl Purpose {
     /// Whether a thing for `purposes` is needed for this one.
     pub(crate) fn wants(self, purposes: &[Self]) -> bool {
         self == Self::All || purposes.contains(&self)
+    }
+
+    /// Whether the programs of a cluster are built.
+    pub(crate) fn needs_go(self) -> bool {
+        self.wants(&[Test, Kubernetes])
     }
 
     /// Whether programs are loaded into the kernel, and so pinned.

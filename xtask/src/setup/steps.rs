@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::findings::{BPFFS, Finding, Remedy, State};
+use crate::cluster::go::VERSION as GO_VERSION;
 
 /// The steps, in the order in which they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,7 @@ pub(crate) struct Steps {
     pub packages: Vec<&'static str>,
     pub bpffs: bool,
     pub linker: bool,
+    pub go: bool,
 }
 
 impl Steps {
@@ -28,6 +30,7 @@ impl Steps {
                 }
                 State::Missing(_, Remedy::Linker) => steps.linker = true,
                 State::Missing(_, Remedy::Bpffs) => steps.bpffs = true,
+                State::Missing(_, Remedy::Go) => steps.go = true,
             }
         }
         steps.packages.sort_unstable();
@@ -58,6 +61,9 @@ impl fmt::Display for Steps {
         if self.linker {
             f.write_str("\n  - build bpf-linker from crates.io into the cache (some minutes)")?;
         }
+        if self.go {
+            write!(f, "\n  - fetch Go {GO_VERSION} into the cache (70 MB)")?;
+        }
         Ok(())
     }
 }
@@ -87,12 +93,16 @@ mod tests {
             missing(Remedy::Rustup { toolchain: "nightly".to_owned(), installed: true }),
             missing(Remedy::Linker),
             missing(Remedy::Bpffs),
+            missing(Remedy::Go),
         ];
         let steps = Steps::of(&findings);
         let rustup = Some(("nightly".to_owned(), true));
-        assert_eq!(steps, Steps { rustup, packages: vec!["nftables", "prometheus"], bpffs: true, linker: true });
+        assert_eq!(
+            steps,
+            Steps { rustup, packages: vec!["nftables", "prometheus"], bpffs: true, linker: true, go: true }
+        );
         let text = steps.to_string();
-        for part in ["rust-src to rustup's nightly", "nftables prometheus", BPFFS, "bpf-linker"] {
+        for part in ["rust-src to rustup's nightly", "nftables prometheus", BPFFS, "bpf-linker", "fetch Go"] {
             assert!(text.contains(part), "{part} is announced in {text}");
         }
     }

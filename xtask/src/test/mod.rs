@@ -12,11 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
+use weir_tests::cluster::programs;
 use xshell::cmd;
 
 use self::output::Counts;
 use crate::{
-    build, lint, privilege,
+    build, cluster, lint, privilege,
     setup::{self, Purpose},
     shell,
 };
@@ -39,8 +40,12 @@ enum Layer {
     Kernel,
     /// Real traffic between network namespaces; needs root
     Netns,
-    /// The metrics under Prometheus' own promtool and server: no root
+    /// A real Kubernetes cluster; needs root, and some minutes once to build Kubernetes
+    Kubernetes,
+    /// Metrics, dashboards and alerts under Prometheus' own promtool and server: no root
     Prometheus,
+    /// The chart under Helm: no root, and a minute once to build Helm
+    Chart,
     /// All in this order, each of them even when one fails; before them the lints where CI=true
     All,
 }
@@ -52,17 +57,22 @@ impl Layer {
             Self::Host => "host",
             Self::Kernel => "kernel",
             Self::Netns => "netns",
+            Self::Kubernetes => "kubernetes",
             Self::Prometheus => "prometheus",
+            Self::Chart => "chart",
             Self::All => "all",
         }
     }
 
-    /// Its test programs, of those that need root.
+    /// Its test programs, of those that need root or tools.
     fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Host | Self::Prometheus | Self::All => &[],
+            Self::Host | Self::All => &[],
+            Self::Prometheus => &["observe"],
+            Self::Chart => &["chart"],
             Self::Kernel => &["kernel", "model"],
             Self::Netns => &["netns"],
+            Self::Kubernetes => &["kubernetes"],
         }
     }
 
@@ -72,8 +82,10 @@ impl Layer {
             Self::Host => &[Self::Host],
             Self::Kernel => &[Self::Kernel],
             Self::Netns => &[Self::Netns],
+            Self::Kubernetes => &[Self::Kubernetes],
             Self::Prometheus => &[Self::Prometheus],
-            Self::All => &[Self::Host, Self::Prometheus, Self::Kernel, Self::Netns],
+            Self::Chart => &[Self::Chart],
+            Self::All => &[Self::Host, Self::Prometheus, Self::Chart, Self::Kernel, Self::Netns, Self::Kubernetes],
         }
     }
 }
@@ -109,8 +121,12 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
 fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     match layer {
         Layer::Host => host_tests(arguments),
-        Layer::Prometheus => prometheus_tests(arguments),
-        Layer::Kernel | Layer::Netns | Layer::All => privileged_tests(layer, arguments),
+        Layer::Prometheus => tool_tests(layer, arguments),
+        Layer::Chart => {
+            cluster::installed("helm")?;
+            tool_tests(layer, arguments)
+        }
+        Layer::Kernel | Layer::Netns | Layer::Kubernetes | Layer::All => privileged_tests(layer, arguments),
     }
 }
 
@@ -125,11 +141,11 @@ fn host_tests(arguments: &[String]) -> Result<Counts> {
     counted(build::with_object(tests))
 }
 
-fn prometheus_tests(arguments: &[String]) -> Result<Counts> {
+fn tool_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
-    let tests =
-        cmd!(shell, "cargo test --locked --package lb-agent --features tools --test prometheus -- {arguments...}");
-    counted(build::with_object(tests))
+    let tests = cmd!(shell, "cargo test --locked --package weir-tests --features tools --no-fail-fast");
+    let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
+    counted(build::with_object(tests.arg("--").args(arguments)))
 }
 
 fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
@@ -139,6 +155,11 @@ fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
     let tests = tests.args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
+    let tests = match layer {
+        // Built as the user who asked, into that user's cache; the tests run as root.
+        Layer::Kubernetes => tests.env(programs::VARIABLE, cluster::programs()?.folder()),
+        _ => tests,
+    };
     let runner = privilege::runner(&shell)?;
     privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
     counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use lb_common::{Algorithm, Backend, Frontend};
+use lb_common::{Algorithm, Backend, Frontend, Selection};
 use serde::Serialize;
 
 use super::{
+    Via,
     decide::{Decision, Question},
     odds,
 };
@@ -26,6 +27,8 @@ pub struct Answer {
     service: String,
     client: String,
     via: &'static str,
+    /// Whether the client is a process or pod of this node.
+    inside: bool,
     algorithm: &'static str,
     rule: &'static str,
     reason: String,
@@ -66,14 +69,15 @@ impl Answer {
             namespace: label.namespace,
             service: label.name,
             client: question.client.to_string(),
-            via: "packet",
+            via: if question.via == Via::Socket { "socket" } else { "packet" },
+            inside: question.inside,
             algorithm: Algorithm::from_number(frontend.algorithm).map_or("?", Algorithm::name),
             rule: decision.rule.name(),
             reason: decision.reason.clone(),
             backend: backend.map(|backend| backend.key().to_string()),
-            path: backend.map(|backend| path(backend, decision.source_port)),
+            path: backend.map(|backend| path(question, backend, decision.source_port)),
             hooks,
-            candidates: candidates(view, frontend),
+            candidates: candidates(view, frontend, question.table(frontend)),
         }
     }
 
@@ -96,8 +100,8 @@ impl Answer {
         for (name, value) in [
             ("Frontend", self.frontend.as_str()),
             ("Service", &service),
-            ("Client", &self.client),
-            ("Backend", if self.rule == super::decide::Rule::NoBackend.name() { "none" } else { backend }),
+            ("Client", &format!("{} ({})", self.client, if self.inside { "inside" } else { "outside" })),
+            ("Backend", if self.candidates.is_empty() && self.backend.is_none() { "none" } else { backend }),
             ("Rule", self.rule),
             ("Why", &self.reason),
             ("Path", self.path.as_deref().unwrap_or("-")),
@@ -136,8 +140,8 @@ impl Candidate {
     }
 }
 
-fn candidates(view: &View, frontend: &Frontend) -> Vec<Candidate> {
-    let odds = odds::of(view, frontend);
+fn candidates(view: &View, frontend: &Frontend, table: Selection) -> Vec<Candidate> {
+    let odds = odds::of(view, frontend, table);
     let mut named: Vec<_> = odds
         .into_iter()
         .filter_map(|(index, chance)| Some((index, view.tables.backends.get(&index)?, chance)))
@@ -154,7 +158,7 @@ fn candidate(view: &View, index: u32, backend: &Backend, probability: f64) -> Ca
         state: view::state(backend).name(),
         effective_weight: backend.effective_weight,
         probability,
-        active_connections: load.active,
+        active_connections: load.open(),
         pending_connections: load.pending,
         remote_connections: load.remote,
         load_per_weight: load_now as f64 / weight as f64,
@@ -162,11 +166,21 @@ fn candidate(view: &View, index: u32, backend: &Backend, probability: f64) -> Ca
 }
 
 /// How packets reach a backend and come back.
-fn path(backend: &Backend, source_port: Option<u16>) -> String {
+fn path(question: &Question, backend: &Backend, source_port: Option<u16>) -> String {
+    if question.via == Via::Socket {
+        return "the socket is connected to the backend itself".into();
+    }
+    let itself = question.client.addr == backend.addr;
     match source_port {
         Some(port) => format!("full NAT: the backend sees {}", std::net::SocketAddr::new(backend.source.ip(), port)),
+        None if itself => {
+            format!("full NAT: the client is the backend and sees {} and a port of ours", backend.source.ip())
+        }
         None if backend.is_local() => {
             "destination NAT: the backend is on this node and sees the client's address".into()
+        }
+        None if question.inside => {
+            "destination NAT: the client is on this node, and the backend sees its address".into()
         }
         None => format!("full NAT: the backend is elsewhere and sees {} and a port of ours", backend.source.ip()),
     }
@@ -182,7 +196,8 @@ mod tests {
     };
 
     fn answer(client: &str, view: &View) -> Answer {
-        let question = Question { frontend: sample::key("10.0.0.1:80"), client: parse::client(client).unwrap() };
+        let (frontend, client) = (sample::key("10.0.0.1:80"), parse::client(client).unwrap());
+        let question = Question { frontend, client, via: Via::Packet, inside: false };
         let frontend = decide::frontend(&question, view).unwrap();
         let decision = decide::decide(&question, view, &frontend, &Knowledge::default());
         Answer::new(&question, view, &frontend, &decision, vec!["tcx-ingress of eth1".into()])
@@ -199,7 +214,7 @@ mod tests {
             "\
 Frontend:  10.0.0.1:80/TCP
 Service:   default/web (ip-hash)
-Client:    192.0.2.7
+Client:    192.0.2.7 (outside)
 Backend:   10.1.0.2:8080/TCP
 Rule:      algorithm
 Why:       ip-hash: the client's address leads to slot {slot} of 5

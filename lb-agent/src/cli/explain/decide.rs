@@ -2,10 +2,11 @@
 //! was read from the maps.
 
 use lb_common::{
-    AffinityValue, Algorithm, Backend, BackendState, FlowState, Frontend, SocketKey, hash, service::FRONTEND_AFFINITY,
+    AffinityValue, Algorithm, Backend, BackendState, FlowState, Frontend, Selection, SocketKey, hash,
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
 };
 
-use super::odds;
+use super::{Via, odds};
 use crate::{
     cli::{Error, parse::Client, view::View},
     dataplane::FlowEntry,
@@ -18,6 +19,17 @@ pub struct Question {
     pub frontend: SocketKey,
     /// Where it comes from.
     pub client: Client,
+    /// Where it meets Weir.
+    pub via: Via,
+    /// Whether the client is a process or pod of this node.
+    pub inside: bool,
+}
+
+impl Question {
+    /// The selection table for this client.
+    pub fn table(&self, frontend: &Frontend) -> Selection {
+        if self.inside { frontend.inside } else { frontend.outside }
+    }
 }
 
 /// What was read for the answer, apart from the [`View`].
@@ -44,6 +56,10 @@ pub enum Rule {
     Algorithm,
     /// There is no backend.
     NoBackend,
+    /// There is none on this node, and the traffic policy is `Local`.
+    NoLocalBackend,
+    /// The client is in none of the source ranges.
+    SourceRange,
 }
 
 impl Rule {
@@ -54,6 +70,8 @@ impl Rule {
             Self::Affinity => "affinity",
             Self::Algorithm => "algorithm",
             Self::NoBackend => "no-backend",
+            Self::NoLocalBackend => "no-local-backend",
+            Self::SourceRange => "source-range",
         }
     }
 }
@@ -73,10 +91,12 @@ pub struct Decision {
 
 /// The frontend that is asked about.
 pub fn frontend(question: &Question, view: &View) -> Result<Frontend, Error> {
-    let found = view.tables.frontends.get(&question.frontend).copied();
+    let frontends = &view.tables.frontends;
+    let others = SocketKey::other_ports(question.frontend.addr);
+    let found = frontends.get(&question.frontend).or_else(|| frontends.get(&others)).copied();
     let frontend = found.ok_or_else(|| Error::UnknownFrontend {
         frontend: question.frontend,
-        known: view.tables.frontends.keys().map(ToString::to_string).collect(),
+        known: frontends.keys().filter(|key| !key.is_other_ports()).map(ToString::to_string).collect(),
     })?;
     if question.frontend.addr.is_v4() != question.client.addr.is_v4() {
         return Err(Error::Family { client: question.client.addr.ip(), frontend: question.frontend });
@@ -87,13 +107,14 @@ pub fn frontend(question: &Question, view: &View) -> Result<Frontend, Error> {
 /// The decision.
 pub fn decide(question: &Question, view: &View, frontend: &Frontend, known: &Knowledge) -> Decision {
     by_flow(question, view, frontend, known)
-        .or_else(|| no_backend(frontend))
-        .or_else(|| by_affinity(view, frontend, known))
+        .or_else(|| source_range(question, view, frontend))
+        .or_else(|| no_backend(question, view, frontend))
+        .or_else(|| by_affinity(question, view, frontend, known))
         .unwrap_or_else(|| by_algorithm(question, view, frontend, known))
 }
 
 fn by_flow(question: &Question, view: &View, frontend: &Frontend, known: &Knowledge) -> Option<Decision> {
-    let port = question.client.port?;
+    let port = question.client.port.filter(|_| question.via == Via::Packet)?;
     let entry = known.flows.iter().find(|entry| {
         entry.flow.id == frontend.id && entry.flow.addr == question.client.addr && entry.flow.port == port
     })?;
@@ -122,16 +143,33 @@ fn makes_way(state: FlowState, backend: Option<&Backend>) -> bool {
     }
 }
 
-fn no_backend(frontend: &Frontend) -> Option<Decision> {
-    (frontend.table_len == 0).then(|| Decision {
-        rule: Rule::NoBackend,
-        backend: None,
-        source_port: None,
-        reason: "the frontend has no backend that takes connections: the packet is dropped (reason no-backend)".into(),
+fn turned_away(rule: Rule, reason: &str) -> Decision {
+    Decision { rule, backend: None, source_port: None, reason: reason.into() }
+}
+
+fn source_range(question: &Question, view: &View, frontend: &Frontend) -> Option<Decision> {
+    let client = question.client.addr.ip();
+    let ranges = view.tables.ranges.get(&frontend.id);
+    let admitted = ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(&client)));
+    (frontend.flags & FRONTEND_RANGES != 0 && !admitted)
+        .then(|| turned_away(Rule::SourceRange, "the client is in none of loadBalancerSourceRanges: dropped"))
+}
+
+fn no_backend(question: &Question, view: &View, frontend: &Frontend) -> Option<Decision> {
+    if question.table(frontend).len > 0 {
+        return None;
+    }
+    let elsewhere = if question.inside { FRONTEND_DROP_INSIDE } else { FRONTEND_DROP_OUTSIDE };
+    Some(if frontend.flags & elsewhere != 0 {
+        turned_away(Rule::NoLocalBackend, "the traffic policy is Local and the backends are on other nodes: dropped")
+    } else if !view.tables.frontends.contains_key(&question.frontend) {
+        turned_away(Rule::NoBackend, "no Service has this port of the cluster's address: refused")
+    } else {
+        turned_away(Rule::NoBackend, "the frontend has no backend that takes connections: refused")
     })
 }
 
-fn by_affinity(view: &View, frontend: &Frontend, known: &Knowledge) -> Option<Decision> {
+fn by_affinity(question: &Question, view: &View, frontend: &Frontend, known: &Knowledge) -> Option<Decision> {
     if frontend.flags & FRONTEND_AFFINITY == 0 {
         return None;
     }
@@ -140,6 +178,7 @@ fn by_affinity(view: &View, frontend: &Frontend, known: &Knowledge) -> Option<De
     let age = known.now.wrapping_sub(kept.last);
     let valid = backend.incarnation == kept.incarnation
         && backend.service == frontend.service
+        && (backend.is_local() || question.table(frontend) == frontend.inside)
         && backend.state == BackendState::Ready as u8
         && age < frontend.affinity_seconds;
     valid.then(|| Decision {
@@ -154,14 +193,18 @@ fn by_affinity(view: &View, frontend: &Frontend, known: &Knowledge) -> Option<De
 }
 
 fn by_algorithm(question: &Question, view: &View, frontend: &Frontend, known: &Knowledge) -> Decision {
-    let slots = odds::slots(view, frontend);
+    let table = question.table(frontend);
+    let slots = odds::slots(view, table);
     let at = |index: u32| slots.get(index as usize).map(|slot| *slot as u32);
-    let (client, len) = (&question.client, frontend.table_len);
+    let (client, len) = (&question.client, table.len);
     let vip = &question.frontend;
     let (backend, reason) = match Algorithm::from_number(frontend.algorithm) {
         Some(Algorithm::IpHash) => {
             let slot = hash::by_client(&client.addr, len);
             (at(slot), format!("ip-hash: the client's address leads to slot {slot} of {len}"))
+        }
+        Some(Algorithm::Maglev) if question.via == Via::Socket => {
+            (None, "maglev: at a socket its cookie decides, a number of the kernel's".into())
         }
         Some(Algorithm::Maglev) => match client.port {
             Some(port) => {
@@ -178,18 +221,18 @@ fn by_algorithm(question: &Question, view: &View, frontend: &Frontend, known: &K
             None => (None, "the turn decides, and the cursor cannot be read".into()),
         },
         Some(Algorithm::LeastConnections) => (
-            only(view, frontend),
-            "two choices by weight, the lower (active + pending + remote + 1) / weight wins".into(),
+            only(view, frontend, table),
+            "two choices by weight, the lower (active + pending + sockets + remote + 1) / weight wins".into(),
         ),
-        Some(Algorithm::Random) => (only(view, frontend), "a choice by weight".into()),
+        Some(Algorithm::Random) => (only(view, frontend, table), "a choice by weight".into()),
         None => (None, format!("algorithm {} is not known to this version", frontend.algorithm)),
     };
     Decision { rule: Rule::Algorithm, backend, source_port: None, reason }
 }
 
 /// The backend that chance cannot miss, if there is one.
-fn only(view: &View, frontend: &Frontend) -> Option<u32> {
-    let odds = odds::of(view, frontend);
+fn only(view: &View, frontend: &Frontend, table: Selection) -> Option<u32> {
+    let odds = odds::of(view, frontend, table);
     odds.first_key_value().filter(|_| odds.len() == 1).map(|(index, _)| *index)
 }
 

@@ -6,7 +6,8 @@ use super::*;
 use crate::cli::{parse, view::sample};
 
 fn question(frontend: &str, client: &str) -> Question {
-    Question { frontend: sample::key(frontend), client: parse::client(client).unwrap() }
+    let (frontend, client) = (sample::key(frontend), parse::client(client).unwrap());
+    Question { frontend, client, via: Via::Packet, inside: false }
 }
 
 fn answer(question: &Question, view: &View, known: &Knowledge) -> Decision {
@@ -136,11 +137,47 @@ fn affinity_holds_while_it_is_young_and_its_backend_ready() {
 }
 
 #[test]
-fn an_empty_frontend_drops() {
+fn an_empty_frontend_refuses_or_drops_by_where_the_client_is() {
     let mut view = sample::view();
-    view.tables.frontends.get_mut(&sample::key("10.0.0.1:80")).unwrap().table_len = 0;
-    let decision = answer(&question("10.0.0.1:80", "192.0.2.7:1"), &view, &Knowledge::default());
-    assert_eq!((decision.rule, decision.backend), (Rule::NoBackend, None));
+    let key = sample::key("10.0.0.1:80");
+    let frontend = |view: &mut View, flags| {
+        let frontend = view.tables.frontends.get_mut(&key).unwrap();
+        (frontend.outside.len, frontend.flags) = (0, flags);
+    };
+    let outside = question("10.0.0.1:80", "192.0.2.7:1");
+    let inside = Question { inside: true, ..outside };
+    for (flags, rule) in [(0, Rule::NoBackend), (FRONTEND_DROP_OUTSIDE, Rule::NoLocalBackend)] {
+        frontend(&mut view, flags);
+        let decision = answer(&outside, &view, &Knowledge::default());
+        assert_eq!((decision.rule, decision.backend), (rule, None));
+        assert_eq!(answer(&inside, &view, &Knowledge::default()).rule, Rule::Algorithm);
+    }
+}
+
+#[test]
+fn source_ranges_come_after_flows_and_before_all_else() {
+    let mut view = sample::view();
+    view.tables.frontends.get_mut(&sample::key("10.0.0.1:80")).unwrap().flags = FRONTEND_RANGES;
+    let asked = question("10.0.0.1:80", "192.0.2.7:4000");
+    assert_eq!(answer(&asked, &view, &Knowledge::default()).rule, Rule::SourceRange);
+    let flows = vec![flow("192.0.2.7:4000", FlowState::Established, 0)];
+    assert_eq!(answer(&asked, &view, &Knowledge { flows, ..Knowledge::default() }).rule, Rule::Flow);
+    view.tables.ranges.insert(0, ["192.0.2.0/29".parse().unwrap()].into());
+    assert_eq!(answer(&asked, &view, &Knowledge::default()).rule, Rule::Algorithm);
+    assert_eq!(
+        answer(&question("10.0.0.1:80", "192.0.2.8:4000"), &view, &Knowledge::default()).rule,
+        Rule::SourceRange
+    );
+}
+
+#[test]
+fn at_a_socket_there_is_no_flow_and_maglev_names_nobody() {
+    let view = sample::view();
+    let asked = Question { via: Via::Socket, inside: true, ..question("10.0.0.1:80", "192.0.2.7:4000") };
+    let flows = vec![flow("192.0.2.7:4000", FlowState::Established, 0)];
+    let decision = answer(&asked, &view, &Knowledge { flows, ..Knowledge::default() });
+    assert_eq!((decision.rule, decision.backend), (Rule::Algorithm, None));
+    assert!(decision.reason.contains("cookie"), "{}", decision.reason);
 }
 
 #[test]

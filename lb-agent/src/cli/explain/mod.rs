@@ -5,7 +5,12 @@ pub mod decide;
 pub mod odds;
 pub mod policy;
 
-use lb_common::{AffinityKey, Frontend, SocketKey};
+use std::net::IpAddr;
+
+use lb_common::{
+    AffinityKey, Frontend, SocketKey,
+    names::{INTERFACE_INSIDE, map},
+};
 
 use self::{
     answer::Answer,
@@ -76,15 +81,20 @@ pub fn connection(
     maps: &MapFolder,
     hooks: Vec<String>,
 ) -> Result<Answer, Error> {
-    if via == Via::Socket {
-        return Err(Error::NoSocketHooks);
-    }
-    let question = Question { frontend, client };
+    let inside = via == Via::Socket || is_inside(client.addr.ip(), maps)?;
+    let question = Question { frontend, client, via, inside };
     let view = View::read(source)?;
     let frontend = decide::frontend(&question, &view)?;
     let known = knowledge(&question, &frontend, source, maps)?;
     let decision = decide::decide(&question, &view, &frontend, &known);
     Ok(Answer::new(&question, &view, &frontend, &decision, hooks))
+}
+
+/// Whether packets of this address come in by an interface behind which are pods of this node: those to it leave by one.
+fn is_inside(client: IpAddr, maps: &MapFolder) -> Result<bool, Error> {
+    let Some(interface) = host::interface_towards(client)? else { return Ok(false) };
+    let known = maps.hash::<u32, u32>(map::INTERFACES)?;
+    Ok(known.iter().any(|(index, flags)| *index == interface && flags & INTERFACE_INSIDE != 0))
 }
 
 fn knowledge(

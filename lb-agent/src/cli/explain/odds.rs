@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{Algorithm, Frontend, service::TableKind};
+use lb_common::{Algorithm, Frontend, Selection, service::TableKind};
 
 use crate::cli::view::View;
 
-/// The frontend's run of slots; empty if it has no backend.
-pub fn slots<'a>(view: &'a View, frontend: &Frontend) -> &'a [u64] {
-    if frontend.table_len == 0 {
+/// The run of slots of a frontend's table; empty if there is no backend.
+pub fn slots(view: &View, table: Selection) -> &[u64] {
+    if table.len == 0 {
         return &[];
     }
-    view.tables.slots.get(&frontend.table_offset).map_or(&[], Vec::as_slice)
+    view.tables.slots.get(&table.offset).map_or(&[], Vec::as_slice)
 }
 
 /// The probability of each backend for a client nothing is known of: 0..=1, summing to 1.
-pub fn of(view: &View, frontend: &Frontend) -> BTreeMap<u32, f64> {
-    let slots = slots(view, frontend);
+pub fn of(view: &View, frontend: &Frontend, table: Selection) -> BTreeMap<u32, f64> {
+    let slots = slots(view, table);
     let Some(algorithm) = Algorithm::from_number(frontend.algorithm) else { return BTreeMap::new() };
     match (algorithm.table(), algorithm) {
         (TableKind::Alias, Algorithm::LeastConnections) => best_of_two(&alias(slots), |index| score(view, index)),
@@ -52,7 +52,7 @@ fn alias(slots: &[u64]) -> BTreeMap<u32, f64> {
 pub fn score(view: &View, index: u32) -> (u64, u64) {
     let load = view.counters(index).load;
     let weight = view.tables.backends.get(&index).map_or(1, |backend| backend.effective_weight.max(1));
-    (load.active + load.pending + load.remote + 1, u64::from(weight))
+    (load.active + load.pending + load.sockets + load.remote + 1, u64::from(weight))
 }
 
 /// Two choices by `odds`, the lower score wins, the first if they are equal.

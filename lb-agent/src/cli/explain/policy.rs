@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cli::{
     Error,
     agent::{brief, list, text},
+    forecast,
     output::{self, Format},
 };
 
@@ -76,6 +77,7 @@ fn in_words(policy: &Value) -> String {
         };
         format!("{} {asks}: {}", text(answer, "from"), text(answer, "why"))
     });
+    section(&mut out, "Forecast", &forecast::in_words(policy), String::clone);
     section(&mut out, "Rejected", list(decision, "rejected"), |item| {
         format!("{}: {}", text(item, "what"), text(item, "why"))
     });
@@ -85,7 +87,7 @@ fn in_words(policy: &Value) -> String {
     out
 }
 
-fn section(out: &mut String, name: &str, items: &[Value], line: impl Fn(&Value) -> String) {
+fn section<T>(out: &mut String, name: &str, items: &[T], line: impl Fn(&T) -> String) {
     if !items.is_empty() {
         let _ = writeln!(out, "{name}:");
     }
@@ -125,6 +127,9 @@ Inputs:
   activeConnections = 81.50, 0.40s old
 Answers:
   rule busy asks for 4: 81.5 is above 80 for 30s
+Forecast:
+  off: it is early
+  intercept = 1.5, standard error 0.25
 Rejected:
   target asks for 5: not within its window
 Limits:

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cli::{
     agent::{brief, list, text},
+    forecast,
     output::{Cell, Table, Tone},
 };
 
@@ -18,7 +19,7 @@ pub fn sorted(mut items: Vec<Value>, namespace: Option<&str>) -> Vec<Value> {
 pub fn policies(items: &[Value], wide: bool) -> Table {
     let mut header = vec!["NAMESPACE", "NAME", "SERVICE", "MODE", "MIN", "MAX", "CURRENT", "DESIRED", "STATE"];
     if wide {
-        header.extend(["DECIDED", "REASON"]);
+        header.extend(["FORECAST", "COEFFICIENTS", "DECIDED", "REASON"]);
     }
     let mut table = Table::new(&header);
     table.rows = items.iter().map(|item| policy(item, wide)).collect();
@@ -32,7 +33,12 @@ fn policy(item: &Value, wide: bool) -> Vec<Cell> {
     row.push(policy_state(item));
     if wide {
         let decision = &item["lastDecision"];
-        row.extend([Cell::or_dash(text(decision, "at")), Cell::or_dash(text(decision, "reason"))]);
+        row.extend([
+            Cell::or_dash(&forecast::in_short(item)),
+            Cell::or_dash(&forecast::coefficients(item)),
+            Cell::or_dash(text(decision, "at")),
+            Cell::or_dash(text(decision, "reason")),
+        ]);
     }
     row
 }
@@ -68,9 +74,17 @@ fn node(item: &Value, wide: bool) -> Vec<Cell> {
             let pairs = list(item, field).iter().map(|part| format!("{}={}", text(part, a), text(part, b)));
             Cell::or_dash(&pairs.collect::<Vec<_>>().join(","))
         };
-        row.extend([joined("datapath", "interface", "mode"), joined("sources", "kind", "location")]);
+        let sources = list(item, "sources").iter().map(source).collect::<Vec<_>>().join(",");
+        row.extend([joined("datapath", "interface", "mode"), Cell::or_dash(&sources)]);
     }
     row
+}
+
+/// `KIND=LOCATION`, and for how long it has said nothing new if it cannot.
+fn source(item: &Value) -> String {
+    let lag = item["lagSeconds"].as_f64().filter(|seconds| *seconds > 0.0);
+    let lag = lag.map(|seconds| format!(" ({seconds:.0} s behind)")).unwrap_or_default();
+    format!("{}={}{lag}", text(item, "kind"), text(item, "location"))
 }
 
 #[cfg(test)]
@@ -79,12 +93,20 @@ pub(in crate::cli) mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_source_that_is_away_says_since_when() {
+        let item = |lag: f64| json!({"kind": "kubernetes", "location": "https://a:6443/", "lagSeconds": lag});
+        assert_eq!(source(&item(0.0)), "kubernetes=https://a:6443/");
+        assert_eq!(source(&item(12.4)), "kubernetes=https://a:6443/ (12 s behind)");
+    }
+
     pub(in crate::cli) fn answer() -> Vec<Value> {
         vec![
             json!({
                 "namespace": "shop", "name": "web", "service": "web", "mode": "Apply", "currentReplicas": 3,
                 "desiredReplicas": 4, "minReplicas": 1, "maxReplicas": 20, "problem": null,
                 "actuator": {"lastError": null},
+                "forecast": {"on": false, "why": "off: it is early", "coefficients": [{"name": "intercept", "estimate": 1.5, "standardError": 0.25}]},
                 "lastDecision": {
                     "at": "2026-01-02T03:04:05Z", "reason": "busy asks for 4",
                     "inputs": [{"signal": "activeConnections", "value": 81.5, "ageSeconds": 0.4}],
@@ -102,9 +124,9 @@ pub(in crate::cli) mod tests {
     fn policies_are_a_table() {
         let items = sorted(answer(), None);
         let expected = "\
-NAMESPACE   NAME   SERVICE   MODE        MIN   MAX   CURRENT   DESIRED   STATE     DECIDED                REASON
-default     web    api       Recommend   0     3     -         -         problem   -                      -
-shop        web    web       Apply       1     20    3         4         ok        2026-01-02T03:04:05Z   busy asks for 4
+NAMESPACE   NAME   SERVICE   MODE        MIN   MAX   CURRENT   DESIRED   STATE     FORECAST           COEFFICIENTS         DECIDED                REASON
+default     web    api       Recommend   0     3     -         -         problem   -                  -                    -                      -
+shop        web    web       Apply       1     20    3         4         ok        off: it is early   intercept=1.5±0.25   2026-01-02T03:04:05Z   busy asks for 4
 ";
         assert_eq!(policies(&items, true).render(false), expected);
         assert_eq!(sorted(answer(), Some("shop")).len(), 1);

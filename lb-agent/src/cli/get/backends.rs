@@ -53,14 +53,14 @@ pub struct BackendItem {
     pub connections_total: u64,
     /// Connections ever reset.
     pub resets_total: u64,
-    /// Packets towards the backend.
-    pub packets_in: u64,
-    /// Packets from the backend.
-    pub packets_out: u64,
-    /// IP bytes towards the backend.
-    pub bytes_in: u64,
-    /// IP bytes from the backend.
-    pub bytes_out: u64,
+    /// Packets towards the backend; null where datagrams of sockets were not counted.
+    pub packets_in: Option<u64>,
+    /// Packets from the backend; null likewise.
+    pub packets_out: Option<u64>,
+    /// IP bytes towards the backend; null likewise.
+    pub bytes_in: Option<u64>,
+    /// IP bytes from the backend; null likewise.
+    pub bytes_out: Option<u64>,
 }
 
 /// The items of a view, of one namespace or of all.
@@ -79,6 +79,7 @@ pub fn items(view: &View, namespace: Option<&str>) -> Vec<BackendItem> {
 
 fn item(view: &View, index: u32, backend: &Backend, label: ServiceLabel, frontends: &[SocketKey]) -> BackendItem {
     let counters = view.counters(index);
+    let traffic = counters.measured(backend.protocol);
     let frontends: Vec<String> = frontends.iter().map(ToString::to_string).collect();
     BackendItem {
         namespace: label.namespace,
@@ -95,16 +96,16 @@ fn item(view: &View, index: u32, backend: &Backend, label: ServiceLabel, fronten
         state: view::state(backend).name(),
         weight: backend.weight,
         effective_weight: backend.effective_weight,
-        active_connections: counters.load.active,
+        active_connections: counters.load.open(),
         pending_connections: counters.load.pending,
         remote_connections: counters.load.remote,
         in_flight: None,
         connections_total: counters.load.connections,
         resets_total: counters.load.resets,
-        packets_in: counters.traffic.packets_in,
-        packets_out: counters.traffic.packets_out,
-        bytes_in: counters.traffic.bytes_in,
-        bytes_out: counters.traffic.bytes_out,
+        packets_in: traffic.map(|traffic| traffic.packets_in),
+        packets_out: traffic.map(|traffic| traffic.packets_out),
+        bytes_in: traffic.map(|traffic| traffic.bytes_in),
+        bytes_out: traffic.map(|traffic| traffic.bytes_out),
     }
 }
 
@@ -144,15 +145,8 @@ fn row(item: &BackendItem, wide: bool) -> Vec<Cell> {
         item.connections_total.into(),
     ];
     if wide {
-        let counts = [
-            item.resets_total,
-            item.remote_connections,
-            item.packets_in,
-            item.packets_out,
-            item.bytes_in,
-            item.bytes_out,
-        ];
-        row.extend(counts.into_iter().map(Cell::from));
+        row.extend([item.resets_total, item.remote_connections].map(Cell::from));
+        row.extend([item.packets_in, item.packets_out, item.bytes_in, item.bytes_out].map(Cell::from));
         row.push(item.local.to_string().into());
         row.push(Cell::or_dash(item.node.as_deref().unwrap_or_default()));
     }
@@ -209,6 +203,24 @@ mod tests {
         });
         assert_eq!(value, expected);
         assert_eq!(items[1].node, None);
+    }
+
+    #[test]
+    fn what_was_not_counted_is_null() {
+        let mut view = sample::view();
+        let dns = view.tables.backends.iter().find(|(_, backend)| backend.protocol == Protocol::Udp as u8);
+        let (index, _) = dns.unwrap();
+        view.counters.get_mut(index).unwrap().load.sockets = 1;
+        let items = items(&view, None);
+        let value = serde_json::to_value(&items[3]).unwrap();
+        let uncounted = ["packetsIn", "packetsOut", "bytesIn", "bytesOut"];
+        assert!(uncounted.iter().all(|field| value[field].is_null()) && value["connectionsTotal"] == 7, "{value}");
+        assert_eq!(items[0].bytes_in, Some(1000), "TCP is counted at sockets too");
+        let wide = table(&items, true).render(false);
+        assert!(
+            wide.lines().nth(4).is_some_and(|line| line.contains("-            -             -          -")),
+            "{wide}"
+        );
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{Algorithm, BackendState, Protocol, SocketKey, service::FRONTEND_AFFINITY};
+use lb_common::{Algorithm, BackendState, Protocol, SocketKey, Traffic, service::FRONTEND_AFFINITY};
 use serde::Serialize;
 
-use crate::cli::{
-    labels,
-    output::{Cell, Table, Tone},
-    view::View,
+use crate::{
+    cli::{
+        labels,
+        output::{Cell, Table, Tone},
+        view::View,
+    },
+    dataplane::Counters,
 };
 
 /// How many backends there are.
@@ -52,14 +55,14 @@ pub struct ServiceItem {
     pub connections_total: u64,
     /// Of these, ever reset.
     pub resets_total: u64,
-    /// Packets towards the present backends.
-    pub packets_in: u64,
-    /// Packets from them.
-    pub packets_out: u64,
-    /// IP bytes towards them.
-    pub bytes_in: u64,
-    /// IP bytes from them.
-    pub bytes_out: u64,
+    /// Packets towards the present backends; null where those of one of them were not all counted.
+    pub packets_in: Option<u64>,
+    /// Packets from them; null likewise.
+    pub packets_out: Option<u64>,
+    /// IP bytes towards them; null likewise.
+    pub bytes_in: Option<u64>,
+    /// IP bytes from them; null likewise.
+    pub bytes_out: Option<u64>,
 }
 
 /// The items of a view, of one namespace or of all.
@@ -71,7 +74,7 @@ pub fn items(view: &View, namespace: Option<&str>) -> Vec<ServiceItem> {
         let Some(item) = items.get_mut(&backend.service) else { continue };
         item.backends.ready += usize::from(backend.state == BackendState::Ready as u8);
         item.backends.total += usize::from(backend.state != BackendState::Removed as u8);
-        add(item, &view.counters(index));
+        add(item, &view.counters(index), backend.protocol);
     }
     let mut items: Vec<ServiceItem> = items.into_values().collect();
     items.retain(|item| namespace.is_none_or(|wanted| item.namespace == wanted));
@@ -102,22 +105,26 @@ fn empty(view: &View, service: u32, keys: &[SocketKey]) -> Option<ServiceItem> {
         pending_connections: 0,
         connections_total: 0,
         resets_total: 0,
-        packets_in: 0,
-        packets_out: 0,
-        bytes_in: 0,
-        bytes_out: 0,
+        packets_in: Some(0),
+        packets_out: Some(0),
+        bytes_in: Some(0),
+        bytes_out: Some(0),
     })
 }
 
-fn add(item: &mut ServiceItem, counters: &crate::dataplane::Counters) {
-    item.active_connections += counters.load.active;
+fn add(item: &mut ServiceItem, counters: &Counters, protocol: u8) {
+    item.active_connections += counters.load.open();
     item.pending_connections += counters.load.pending;
     item.connections_total += counters.load.connections;
     item.resets_total += counters.load.resets;
-    item.packets_in += counters.traffic.packets_in;
-    item.packets_out += counters.traffic.packets_out;
-    item.bytes_in += counters.traffic.bytes_in;
-    item.bytes_out += counters.traffic.bytes_out;
+    let traffic = counters.measured(protocol);
+    let more = |sum: &mut Option<u64>, part: fn(&Traffic) -> u64| {
+        *sum = sum.zip(traffic.as_ref().map(part)).map(|(sum, more)| sum + more);
+    };
+    more(&mut item.packets_in, |traffic| traffic.packets_in);
+    more(&mut item.packets_out, |traffic| traffic.packets_out);
+    more(&mut item.bytes_in, |traffic| traffic.bytes_in);
+    more(&mut item.bytes_out, |traffic| traffic.bytes_out);
 }
 
 /// The table of these items.
@@ -158,15 +165,8 @@ fn row(item: &ServiceItem, wide: bool) -> Vec<Cell> {
         item.connections_total.into(),
     ];
     if wide {
-        let counts = [
-            item.pending_connections,
-            item.resets_total,
-            item.packets_in,
-            item.packets_out,
-            item.bytes_in,
-            item.bytes_out,
-        ];
-        row.extend(counts.into_iter().map(Cell::from));
+        row.extend([item.pending_connections, item.resets_total].map(Cell::from));
+        row.extend([item.packets_in, item.packets_out, item.bytes_in, item.bytes_out].map(Cell::from));
         row.push(item.affinity_seconds.map_or_else(|| "-".into(), |seconds| format!("{seconds}s").into()));
         row.push(Cell::or_dash(&item.port_name));
     }
@@ -192,6 +192,16 @@ kube        dns    53/UDP   10.0.0.2:53/UDP          maglev      0/1        4   
         let wide = table(&items, true).render(false);
         assert!(wide.contains("10.0.0.1:80/TCP,[fd00::1]:80/TCP"), "{wide}");
         assert!(wide.lines().nth(2).is_some_and(|line| line.ends_with("600s       -")), "{wide}");
+    }
+
+    #[test]
+    fn a_sum_lacks_what_one_of_the_backends_lacks() {
+        let mut view = sample::view();
+        assert_eq!(items(&view, Some("kube"))[0].bytes_in, Some(1000));
+        view.counters.values_mut().for_each(|counters| counters.load.sockets = 1);
+        let items = items(&view, None);
+        assert_eq!((items[1].packets_out, items[1].bytes_in), (None, None));
+        assert_eq!(items[0].bytes_in, Some(3000), "TCP is counted at sockets too");
     }
 
     #[test]

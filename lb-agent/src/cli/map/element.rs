@@ -1,16 +1,19 @@
 //! One element of each map in words: what its numbers mean, and nothing more than is in it.
 
 use lb_common::{
-    AffinityKey, AffinityValue, Algorithm, Backend, BackendLoad, BackendState, Bucket, DropReason, Frontend, Settings,
-    SocketKey, Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Algorithm, Announced, Backend, BackendLoad, BackendState, Bucket, DropReason,
+    Frontend, Range, Settings, SocketKey, Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
     flow::{WAYS, meta_generation, meta_state},
-    names::{INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
+    names::{INTERFACE_INSIDE, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
     service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+    socket::{POD_CGROUP, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
+
+use crate::dataplane::range_network;
 
 /// An element: named fields in a fixed order, and what each CPU has where the map is per CPU.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +48,8 @@ pub fn frontend(key: &SocketKey, frontend: &Frontend) -> Element {
     element! {
         "frontend": key.to_string(), "id": frontend.id, "service": frontend.service,
         "algorithm": Algorithm::from_number(frontend.algorithm).map_or("?", Algorithm::name),
-        "tableOffset": frontend.table_offset, "tableLength": frontend.table_len,
+        "tableOffset": frontend.inside.offset, "tableLength": frontend.inside.len,
+        "outsideTableOffset": frontend.outside.offset, "outsideTableLength": frontend.outside.len,
         "affinity": frontend.flags & FRONTEND_AFFINITY != 0, "affinitySeconds": frontend.affinity_seconds,
     }
 }
@@ -113,7 +117,7 @@ pub fn ways(bucket_index: u32, bucket: &Bucket) -> Vec<Element> {
 pub fn load(index: u32, load: &BackendLoad) -> Element {
     element! {
         "index": index, "active": load.active, "pending": load.pending, "connections": load.connections,
-        "resets": load.resets, "remote": load.remote, "closed": load.closed,
+        "resets": load.resets, "remote": load.remote, "closed": load.closed, "established": load.established, "sockets": load.sockets,
     }
 }
 
@@ -177,7 +181,33 @@ pub fn sweep(result: &SweepResult) -> Element {
 
 /// Element of `interfaces`; the name is known where the interface is in this network namespace.
 pub fn interface(index: u32, name: Option<&str>, flags: u32) -> Element {
-    element! { "index": index, "interface": name, "xdp": flags & INTERFACE_XDP != 0 }
+    element! { "index": index, "interface": name, "xdp": flags & INTERFACE_XDP != 0, "inside": flags & INTERFACE_INSIDE != 0 }
+}
+
+/// Element of `ranges`.
+pub fn range(bits: u32, range: &Range) -> Element {
+    let network = range_network(bits, range).map_or_else(|| "?".to_owned(), |network| network.to_string());
+    element! { "id": range.frontend, "network": network }
+}
+
+/// Element of `announced`.
+pub fn announced(address: &Addr, announced: &Announced) -> Element {
+    let mac = announced.mac.map(|byte| format!("{byte:02x}")).join(":");
+    element! { "address": address.ip().to_string(), "interface": announced.interface, "mac": mac }
+}
+
+/// Element of `pods`.
+pub fn pod(key: &PodKey, pod: &Pod) -> Element {
+    let kind = match key.kind {
+        POD_NAMESPACE => "network namespace",
+        POD_CGROUP => "cgroup",
+        _ => "any other",
+    };
+    let address = |addr: Addr| (addr != Addr::NONE).then(|| addr.ip().to_string());
+    element! {
+        "kind": kind, "id": key.id, "ipv4": address(pod.v4), "ipv6": address(pod.v6),
+        "excluded": pod.flags & POD_EXCLUDED != 0,
+    }
 }
 
 /// Element of `clock`.
@@ -190,7 +220,10 @@ mod tests {
     use lb_common::{Flow, FlowState, Port, flow::meta};
 
     use super::*;
-    use crate::cli::view::sample::{self, key};
+    use crate::{
+        cli::view::sample::{self, key},
+        dataplane::range_key,
+    };
 
     fn text(element: &Element) -> String {
         serde_json::to_string(element).unwrap()
@@ -202,7 +235,7 @@ mod tests {
         let dns = key("10.0.0.2:53/UDP");
         assert_eq!(
             text(&frontend(&dns, &tables.frontends[&dns])),
-            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"affinity":true,"affinitySeconds":600}"#
+            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600}"#
         );
         assert_eq!(text(&vip(2, &tables.vips[&2])), r#"{"id":2,"frontend":"10.0.0.2:53/UDP","state":"live"}"#);
         assert_eq!(
@@ -220,6 +253,21 @@ mod tests {
         assert_eq!(element.fields[4], ("bytesOut", json!(44)));
         assert_eq!(element.per_cpu.as_ref().map(Vec::len), Some(2));
         assert_eq!(text(&drops(2, &[1, 4])), r#"{"reason":"no-backend","packets":5,"perCpu":[1,4]}"#);
+    }
+
+    #[test]
+    fn ranges_and_announcements_are_written_as_people_write_them() {
+        let key = |network: &str| range_key(7, &network.parse().unwrap());
+        for network in ["192.0.2.0/24", "0.0.0.0/0", "fd00::/8"] {
+            let (bits, element) = key(network);
+            assert_eq!(text(&range(bits, &element)), format!(r#"{{"id":7,"network":"{network}"}}"#));
+        }
+        let address = "10.0.0.9".parse::<std::net::IpAddr>().unwrap().into();
+        let value = Announced { interface: 3, mac: [2, 0, 0, 0, 0, 0xab], zero: 0 };
+        assert_eq!(
+            text(&announced(&address, &value)),
+            r#"{"address":"10.0.0.9","interface":3,"mac":"02:00:00:00:00:ab"}"#
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `weir map list`: what the pinned maps are, how full they are, and the memory they take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::names::map;
 use serde::Serialize;
@@ -56,7 +56,13 @@ pub fn items(maps: &[MapInfo], source: &impl Inspect) -> Result<Vec<MapItem>, Er
 
 fn used(tables: &Tables) -> BTreeMap<&'static str, u64> {
     let slots: usize = tables.slots.values().map(Vec::len).sum();
-    let counts = [(map::VIPS, tables.vips.len()), (map::BACKENDS, tables.backends.len()), (map::SLOTS, slots)];
+    let ranges = tables.ranges.values().map(BTreeSet::len).sum();
+    let counts = [
+        (map::VIPS, tables.vips.len()),
+        (map::BACKENDS, tables.backends.len()),
+        (map::SLOTS, slots),
+        (map::RANGES, ranges),
+    ];
     counts.into_iter().map(|(name, count)| (name, count as u64)).collect()
 }
 

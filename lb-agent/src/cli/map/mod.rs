@@ -5,10 +5,12 @@ pub mod list;
 pub mod read;
 
 use lb_common::{
-    AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Settings, SocketKey, Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Announced, Backend, BackendLoad, Bucket, DropReason, Frontend, Range, Settings,
+    SocketKey, Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
     names::{Name, NameKey, map},
+    socket::{Pod, PodKey},
 };
 use serde_json::Value;
 
@@ -62,6 +64,11 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::NAMES => hash(maps.hash::<NameKey, Name>(name)?, |key, name| element::name(key, name.as_str())),
         map::DRAINS => hash(maps.hash::<SocketKey, u32>(name)?, |key, _| element::drain(key)),
         map::INTERFACES => hash(maps.hash::<u32, u32>(name)?, |index, flags| interface(*index, *flags)),
+        map::PODS => hash(maps.hash::<PodKey, Pod>(name)?, element::pod),
+        // The kernel keeps them with the sockets, and lists them for none.
+        map::SOCKETS | map::PEERS => Vec::new(),
+        map::RANGES => hash(maps.trie::<Range, u32>(name)?, |(bits, range), _| element::range(*bits, range)),
+        map::ANNOUNCED => hash(maps.hash::<Addr, Announced>(name)?, element::announced),
         map::VIPS => array(&maps.array::<Vip>(name)?, element::vip),
         map::BACKENDS => array(&maps.array::<Backend>(name)?, element::backend),
         map::LOADS => array(&maps.array::<BackendLoad>(name)?, element::load),
@@ -167,8 +174,8 @@ mod tests {
         let loads = [BackendLoad::default(), BackendLoad { active: 3, connections: 8, ..Default::default() }];
         let shown = show(&array(&loads, element::load), Format::Table, false).unwrap();
         let expected = "\
-INDEX   ACTIVE   PENDING   CONNECTIONS   RESETS   REMOTE   CLOSED
-1       3        0         8             0        0        0
+INDEX   ACTIVE   PENDING   CONNECTIONS   RESETS   REMOTE   CLOSED   ESTABLISHED   SOCKETS
+1       3        0         8             0        0        0        0             0
 ";
         assert_eq!(shown, expected);
         assert_eq!(show(&[], Format::Table, false).unwrap(), "");

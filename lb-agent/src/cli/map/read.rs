@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use lb_common::{AffinityKey, AffinityValue, names};
 
@@ -21,6 +21,9 @@ use crate::{
 /// The folder of pinned maps.
 #[derive(Clone, Debug)]
 pub struct MapFolder(PathBuf);
+
+/// An element of a trie: the length of its prefix and its key, and its value.
+pub type Prefix<K, V> = ((u32, K), V);
 
 impl MapFolder {
     /// The maps of this version under a pin path.
@@ -40,6 +43,16 @@ impl MapFolder {
             }
         }
         Ok(elements)
+    }
+
+    /// A trie: the bits that each key compares, and the key.
+    pub fn trie<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<Prefix<K, V>>, Error> {
+        let map: LpmTrie<_, K, V> = self.open(name)?.try_into().map_err(|error| failed(name, "open", error))?;
+        let element = |element: Result<(Key<K>, V), MapError>| {
+            let (key, value) = element.map_err(|error| failed(name, "read", error))?;
+            Ok(((key.prefix_len(), key.data()), value))
+        };
+        map.iter().map(element).collect()
     }
 
     /// An array.

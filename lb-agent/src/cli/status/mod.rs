@@ -14,6 +14,7 @@ use super::{Error, agent, host, map::list, output::Format};
 use crate::dataplane::{
     Inspect,
     attach::{self, Hook},
+    cgroup::{self, SocketHook},
     pins::{self, Pinned},
 };
 
@@ -65,6 +66,7 @@ fn sync_age(report: &Value, now: SystemTime) -> Option<f64> {
 fn read_pins(pin_path: &Path, facts: &mut Facts) -> Result<(), Error> {
     host::check_bpffs(pin_path)?;
     facts.hooks = attach::hooks(pin_path)?.iter().map(hook_item).collect();
+    facts.hooks.extend(cgroup::hooks(pin_path)?.iter().map(socket_item));
     let source = Pinned::open(pin_path)?;
     facts.maps = list::items(&pins::maps(pin_path)?, &source)?;
     facts.drops = occurred(&source)?;
@@ -86,9 +88,31 @@ fn hook_item(hook: &Hook) -> HookItem {
     }
 }
 
+fn socket_item(hook: &SocketHook) -> HookItem {
+    HookItem {
+        interface: cgroup(hook),
+        hook: hook.name.to_owned(),
+        program: program_name(hook.program).unwrap_or_default(),
+        program_id: hook.program,
+    }
+}
+
+/// A cgroup's folder, or its id where the folder is not to be seen.
+pub fn cgroup(hook: &SocketHook) -> String {
+    match hook.cgroup {
+        0 => "a cgroup that is gone".into(),
+        id => cgroup::folder(id).map_or_else(|| format!("cgroup #{id}"), |path| path.display().to_string()),
+    }
+}
+
 /// An interface's name, or its index where it is in another network namespace, or gone.
 pub fn interface(hook: &Hook) -> String {
     hook.interface.clone().unwrap_or_else(|| format!("#{}", hook.index))
+}
+
+/// A socket hook in words.
+pub fn socket_place(hook: &SocketHook) -> String {
+    format!("{} of {}", hook.name, cgroup(hook))
 }
 
 /// A hook in words.

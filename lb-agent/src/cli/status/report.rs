@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::features::Feature;
 use crate::cli::{
     Error,
+    agent::text,
     map::list::{self, MapItem, NEARLY_FULL},
     output::{self, Cell, Format, Table, Tone},
 };
@@ -23,7 +24,7 @@ pub struct Facts {
     pub pin_path: String,
     /// The kernel's release.
     pub kernel: String,
-    /// What the kernel can do.
+    /// What the node has.
     pub features: Vec<Feature>,
     /// The agent.
     pub agent: AgentFacts,
@@ -105,6 +106,7 @@ impl Report {
     fn text(&self, colour: bool) -> String {
         let facts = &self.facts;
         let mut text = String::new();
+        let delivery = delivery_line(&facts.agent);
         for (name, value) in [
             ("Version", format!("{} (map layout {})", facts.version, facts.abi)),
             ("Kernel", facts.kernel.clone()),
@@ -117,6 +119,9 @@ impl Report {
         ] {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{:<10}{value}", format!("{name}:"));
+        }
+        if let Some(delivery) = delivery {
+            let _ = writeln!(text, "Delivery: {delivery}");
         }
         let tables = [
             features(&facts.features),
@@ -145,7 +150,7 @@ impl Report {
 fn problems(facts: &Facts) -> Vec<String> {
     let mut problems = facts.failures.clone();
     let missing = facts.features.iter().filter(|feature| feature.required && feature.supported == Some(false));
-    problems.extend(missing.map(|f| format!("the kernel has no {}: Linux 6.6 or newer is needed", f.name)));
+    problems.extend(missing.map(|f| format!("the node has no {} ({}): {}", f.name, f.purpose, f.remedy)));
     if !facts.agent.running {
         problems.push("no agent running: nothing is updated; start `weir run`".into());
     } else if facts.agent.report.is_none() {
@@ -168,6 +173,12 @@ fn agent_problems(agent: &AgentFacts) -> Vec<String> {
     listed.map(|list| list.iter().map(text).collect()).unwrap_or_default()
 }
 
+/// How packets reach local backends, if the agent says so.
+fn delivery_line(agent: &AgentFacts) -> Option<String> {
+    let delivery = agent.report.as_ref()?.get("delivery")?;
+    Some(format!("{} ({})", text(delivery, "mode"), text(delivery, "why")))
+}
+
 fn agent_line(agent: &AgentFacts) -> String {
     if !agent.running {
         return "no agent running".into();
@@ -180,7 +191,7 @@ fn agent_line(agent: &AgentFacts) -> String {
 }
 
 fn features(features: &[Feature]) -> Table {
-    let mut table = Table::new(&["FEATURE", "SUPPORTED", "FOR", "FOUND BY"]);
+    let mut table = Table::new(&["FEATURE", "SUPPORTED", "FOR", "FOUND BY, OR WHAT HELPS"]);
     table.rows = features
         .iter()
         .map(|feature| {
@@ -190,14 +201,15 @@ fn features(features: &[Feature]) -> Table {
                 Some(false) => Cell::toned("no", Tone::Warn),
                 None => Cell::toned("unknown", Tone::Warn),
             };
-            vec![feature.name.into(), supported, feature.purpose.into(), feature.how.as_str().into()]
+            let how = if feature.supported == Some(false) { feature.remedy } else { feature.how.as_str() };
+            vec![feature.name.into(), supported, feature.purpose.into(), how.into()]
         })
         .collect();
     table
 }
 
 fn hooks(hooks: &[HookItem]) -> Table {
-    let mut table = Table::new(&["INTERFACE", "HOOK", "PROGRAM", "ID"]);
+    let mut table = Table::new(&["WHERE", "HOOK", "PROGRAM", "ID"]);
     let row = |hook: &HookItem| {
         let mut cells: Vec<Cell> =
             [&hook.interface, &hook.hook, &hook.program].into_iter().map(|text| Cell::or_dash(text)).collect();

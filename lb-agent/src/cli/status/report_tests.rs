@@ -11,7 +11,14 @@ fn map(name: &str, entries: Option<u64>, max_entries: u32) -> MapItem {
 }
 
 fn feature(supported: Option<bool>, required: bool) -> Feature {
-    Feature { name: "tcx links", supported, required, purpose: "attachment", how: "asked".into() }
+    Feature {
+        name: "tcx links",
+        supported,
+        required,
+        purpose: "attachment",
+        remedy: "a newer kernel",
+        how: "asked".into(),
+    }
 }
 
 fn good() -> Facts {
@@ -25,7 +32,7 @@ fn good() -> Facts {
             running: true,
             pid: Some(42),
             sync_age_seconds: Some(4.0),
-            report: Some(json!({"name": "n1"})),
+            report: Some(json!({"name": "n1", "delivery": {"mode": "redirect", "why": "auto"}})),
         },
         hooks: vec![HookItem {
             interface: "eth1".into(),
@@ -49,12 +56,13 @@ Kernel:   6.18.0
 Pin path: /sys/fs/bpf/weir
 Agent:    running (process 42), last sync 4s ago
 Maps:     2 maps, 2.0 MiB of kernel memory
+Delivery: redirect (auto)
 
-FEATURE     SUPPORTED   FOR          FOUND BY
+FEATURE     SUPPORTED   FOR          FOUND BY, OR WHAT HELPS
 tcx links   yes         attachment   asked
 
-INTERFACE   HOOK          PROGRAM        ID
-eth1        tcx-ingress   weir_ingress   7
+WHERE   HOOK          PROGRAM        ID
+eth1    tcx-ingress   weir_ingress   7
 
 MAP         TYPE   KEY   VALUE   ENTRIES   ROOM   FILL    BYTES
 frontends   hash   20    24      10        100    10.0%   1048576
@@ -78,7 +86,7 @@ fn each_fault_is_a_problem() {
         (|f| f.agent.report = Some(json!({"problems": ["web.yaml: line 3"]})), "web.yaml: line 3"),
         (|f| f.hooks.clear(), "no program is attached"),
         (|f| f.maps[0].entries = Some(95), "map frontends is 95% full"),
-        (|f| f.features = vec![feature(Some(false), true)], "no tcx links"),
+        (|f| f.features = vec![feature(Some(false), true)], "no tcx links (attachment): a newer kernel"),
         (|f| f.failures = vec!["no Weir maps are pinned".into()], "no Weir maps are pinned"),
     ];
     for (fault, problem) in cases {

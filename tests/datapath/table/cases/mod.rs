@@ -4,9 +4,13 @@ mod conversations;
 mod edges;
 mod errors;
 mod full;
+mod inside;
 mod lives;
+mod neighbors;
 mod odd;
+mod refused;
 mod selection;
+mod stack;
 mod ways;
 
 use lb_common::Protocol;
@@ -34,9 +38,23 @@ pub(crate) fn all() -> Vec<Case> {
         selection::cases(),
         full::cases(),
         edges::cases(),
+        inside::cases(),
+        refused::cases(),
+        neighbors::cases(),
     ]
     .concat();
+    named_once(&cases);
+    cases
+}
+
+/// Every case for programs that deliver by the stack.
+pub(crate) fn by_stack() -> Vec<Case> {
+    let cases = stack::cases();
+    named_once(&cases);
+    cases
+}
+
+fn named_once(cases: &[Case]) {
     let names = cases.iter().map(|case| &case.name).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(names.len(), cases.len(), "two cases of one name");
-    cases
 }

@@ -155,5 +155,8 @@ fn affinity(family: Family, protocol: Protocol) -> Case {
     chooses(&mut case, elsewhere, 0);
     let again = one(&case, 40006);
     chooses(&mut case, again, 0);
+    case.then(Step::State(0, BackendState::Removed));
+    let gone = one(&case, 40007);
+    chooses(&mut case, gone, 1);
     case
 }

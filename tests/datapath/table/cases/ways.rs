@@ -163,9 +163,7 @@ fn no_backend(mut world: World) -> Case {
     world.backends[0].1 = 0;
     let packet = opening(&world);
     let mut case = named("nobody takes connections", world);
-    for hook in [Hook::Xdp, Hook::Ingress] {
-        case.drops((hook, Interface::Up0), packet.frame(), DropReason::NoBackend);
-    }
+    case.refuses(Interface::Up0, &packet);
     case.then(Step::Weights(vec![1]));
     let out = packet.clone().dst(case.world.endpoint(0)).ttl(63);
     case.inwards(CLIENTS, &packet, Way::Out(Interface::Pod0), out, 0);

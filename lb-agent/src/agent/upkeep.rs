@@ -1,0 +1,119 @@
+//! What is done every second: look at what the backends carry, decide, write, sweep. Its cost grows with what moves, not with what is
+//! there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use lb_common::{BackendLoad, SocketKey};
+
+use super::{
+    core::{Core, SyncError},
+    pass::BUDGET,
+};
+use crate::{
+    balance::feedback::Observation,
+    dataplane::{self, Dataplane},
+    model::{ServiceId, ServicePort},
+    plan,
+};
+
+/// What backends carry through other nodes is no load of this one.
+fn take_remote(loads: &mut BTreeMap<u32, BackendLoad>) -> BTreeMap<u32, u64> {
+    let remote = loads.iter_mut().map(|(index, load)| (*index, std::mem::take(&mut load.remote)));
+    let remote = remote.filter(|(_, active)| *active != 0).collect();
+    loads.retain(|_, load| *load != BackendLoad::default());
+    remote
+}
+
+impl<D: Dataplane> Core<D> {
+    /// What is done every second: look, decide, write, sweep.
+    pub fn tick(&mut self, now: Duration) -> Result<(), SyncError> {
+        let looked = self.look(now);
+        self.feed_back(now, looked.is_ok());
+        let synced = self.sync(now).map(drop);
+        let swept = looked.as_ref().map_or(Ok(()), |loads| self.sweep(loads, now));
+        looked?;
+        synced?;
+        Ok(swept?)
+    }
+
+    fn look(&mut self, now: Duration) -> Result<BTreeMap<u32, BackendLoad>, dataplane::Error> {
+        let mut drains = self.dataplane.drains()?;
+        drains.extend(&self.ordered_drains);
+        let changed = self.conditions.set_drains(drains);
+        if !changed.is_empty() {
+            self.drains_changed(&changed);
+        }
+        self.drops = self.dataplane.drops()?;
+        let mut loads = self.dataplane.loads(self.tables.backends_end())?;
+        self.remote = take_remote(&mut loads);
+        let due = self.meter.hear(&loads, now);
+        let counters = self.dataplane.counters(&due)?;
+        self.meter.read(&due, counters);
+        Ok(loads)
+    }
+
+    /// Says what backends carry through other nodes; of who is not named that is nothing.
+    pub fn set_remote(&mut self, wanted: &BTreeMap<u32, u64>) -> Result<(), dataplane::Error> {
+        let gone = self.remote.keys().filter(|index| !wanted.contains_key(index)).map(|index| (*index, 0));
+        let differs = |(index, active): &(&u32, &u64)| self.remote.get(index).copied().unwrap_or_default() != **active;
+        let new = wanted.iter().filter(differs).map(|(index, active)| (*index, *active));
+        gone.chain(new).try_for_each(|(index, active)| self.dataplane.set_remote(index, active))
+    }
+
+    /// Somebody drains, by hand or by scaling in: rare enough to look for the backend everywhere.
+    fn drains_changed(&mut self, changed: &BTreeSet<SocketKey>) {
+        let has = |(id, port): &(&ServiceId, &ServicePort)| {
+            port.backends.keys().any(|at| changed.contains(&SocketKey::new(*at, id.protocol)))
+        };
+        self.pending.extend(self.model.services.iter().filter(has).map(|(id, _)| id.clone()));
+    }
+
+    fn feed_back(&mut self, now: Duration, looked: bool) {
+        for id in self.conditions.moved() {
+            let seen = looked.then(|| self.observations(&id));
+            self.conditions.feed_back(&id, now, seen.as_ref());
+        }
+    }
+
+    /// What feedback sees of a service port: its backends that take connections and have their whole weight.
+    fn observations(&self, id: &ServiceId) -> BTreeMap<SocketAddr, Observation> {
+        let Some(service) = self.tables.services().get(id) else { return BTreeMap::new() };
+        let taking = self.tables.backends_of(*service).filter(|(_, b)| b.effective_weight > 0 && b.weight > 0);
+        let seen = taking.map(|(index, backend)| {
+            let load = self.counters().get(&index).copied().unwrap_or_default().load;
+            let seen = Observation { active: load.open(), connections: load.connections, weight: backend.weight };
+            (backend.key().socket(), seen)
+        });
+        seen.filter(|(at, _)| self.conditions.has_started(id, at)).collect()
+    }
+
+    fn sweep(&mut self, loads: &BTreeMap<u32, BackendLoad>, now: Duration) -> Result<(), dataplane::Error> {
+        let (vips, removed) = (self.tables.removed_vips(), self.tables.removed_backends());
+        let waiting = !vips.is_empty() || !removed.is_empty();
+        if !self.passes.is_due(loads, vips, waiting, now) {
+            return Ok(());
+        }
+        let Some(report) = self.dataplane.sweep_part(BUDGET)? else { return Ok(()) };
+        let before = self.passes.end(&report, now);
+        let after = self.dataplane.loads(self.tables.backends_end())?;
+        self.flow_entries = report.entries;
+        if report.busy > 0 {
+            self.drift.forget();
+            return Ok(());
+        }
+        let known = |index: &u32| self.tables.backends().contains_key(index);
+        let recounts = report.recounts.into_iter().filter(|(index, _)| known(index)).collect();
+        for repair in self.drift.compare(&before.loads, &after, &recounts) {
+            tracing::warn!(?repair, "a backend's counts were not what the flow table holds: repaired");
+            self.dataplane.repair(repair.backend, repair.active, repair.pending)?;
+            self.repairs += 1;
+        }
+        let swept = self.removal.swept(before.vips, self.tables.removed_backends(), &after, now);
+        let writes = plan::finish(&self.tables, &swept);
+        self.write(&writes)
+    }
+}

@@ -1,0 +1,357 @@
+//! The coordinator's side of the agents' streams: who is alive, what they report, and the orders that go back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use ipnet::IpNet;
+use kube::Client;
+use lb_common::SocketKey;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    counts,
+    fleet::Fleet,
+    token::{self, TokenError},
+    usage::{Pods, Usages},
+    wire::{Draining, Measured, Orders, Report, coordinator_server::Coordinator},
+};
+use crate::{agent::uptime, scaling::UsageSample};
+
+/// An agent that says nothing for so long is dead, and its node with it.
+pub const SILENCE: Duration = Duration::from_secs(3);
+/// An agent that hung up (its node's kernel lives, and answers without it) is waited for so long.
+pub const ABSENCE: Duration = Duration::from_secs(60);
+/// Orders that an agent does not take are at most so many.
+const BACKLOG: usize = 16;
+
+/// What is known of an agent.
+#[derive(Clone, Debug)]
+struct Agent {
+    networks: Vec<IpNet>,
+    last: Instant,
+    /// When its stream ended in order; none while it lives.
+    left: Option<Instant>,
+    /// Which of its streams this is about: an agent may come back before its old stream ends.
+    stream: u64,
+    orders: mpsc::Sender<Result<Orders, Status>>,
+}
+
+impl Agent {
+    fn lives(&self, now: Instant) -> bool {
+        match self.left {
+            Some(left) => now.duration_since(left) < ABSENCE,
+            None => now.duration_since(self.last) < SILENCE,
+        }
+    }
+}
+
+/// The agents, and the orders in force.
+#[derive(Debug, Default)]
+struct State {
+    agents: BTreeMap<String, Agent>,
+    fleet: Fleet,
+    owners: BTreeMap<IpAddr, String>,
+    decided: bool,
+    /// Who gets no new connections; none until it is decided.
+    draining: Option<BTreeSet<SocketKey>>,
+    /// Whose usage is wanted; none until it is decided.
+    measured: Option<Pods>,
+    usages: Usages,
+    streams: u64,
+    /// Reports that were taken in.
+    reports: u64,
+}
+
+impl State {
+    fn orders(&self, node: &str, sequence: u64) -> Orders {
+        let ours = self.owners.iter().filter(|(_, owner)| *owner == node);
+        let draining = self.draining.as_ref();
+        Orders {
+            sequence,
+            addresses: ours.map(|(address, _)| address.to_string()).collect(),
+            decided: self.decided,
+            elsewhere: Vec::new(),
+            draining: draining.map(|keys| Draining { backends: keys.iter().map(counts::socket).collect() }),
+            measured: self.measured.as_ref().map(|pods| Measured { uids: measured(pods, node) }),
+        }
+    }
+
+    fn tell_everyone(&self) {
+        self.tell(|_| true);
+    }
+
+    fn tell(&self, whom: impl Fn(&str) -> bool) {
+        for (name, agent) in self.agents.iter().filter(|(name, _)| whom(name)) {
+            // Who does not take them gets the same with its next answer.
+            let _ = agent.orders.try_send(Ok(self.orders(name, 0)));
+        }
+    }
+}
+
+fn measured(pods: &Pods, node: &str) -> Vec<String> {
+    pods.get(node).into_iter().flatten().cloned().collect()
+}
+
+/// All agents' streams; one for server and coordinator.
+#[derive(Clone, Debug, Default)]
+pub struct Agents {
+    state: Arc<Mutex<State>>,
+}
+
+impl Agents {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing here panics with the lock held; if it did, the state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The networks of each node that is alive.
+    pub fn alive(&self) -> BTreeMap<String, Vec<IpNet>> {
+        let now = Instant::now();
+        let state = self.state();
+        let alive = state.agents.iter().filter(|(_, agent)| agent.lives(now));
+        alive.map(|(name, agent)| (name.clone(), agent.networks.clone())).collect()
+    }
+
+    /// Puts owners in force, and tells every agent if they are new.
+    pub fn order(&self, owners: BTreeMap<IpAddr, String>) {
+        let mut state = self.state();
+        if state.decided && state.owners == owners {
+            return;
+        }
+        (state.owners, state.decided) = (owners, true);
+        state.tell_everyone();
+    }
+
+    /// Says who gets no new connections.
+    pub fn drain(&self, backends: BTreeSet<SocketKey>) {
+        let mut state = self.state();
+        if state.draining.as_ref() != Some(&backends) {
+            state.draining = Some(backends);
+            state.tell_everyone();
+        }
+    }
+
+    /// Says whose usage is wanted.
+    pub fn measure(&self, pods: Pods) {
+        let mut state = self.state();
+        let before = state.measured.replace(pods);
+        state.tell(|node| {
+            let (before, now) = (before.as_ref(), state.measured.as_ref());
+            before.is_none() || before.and_then(|pods| pods.get(node)) != now.and_then(|pods| pods.get(node))
+        });
+    }
+
+    /// What these pods use, as far as it is known.
+    pub fn usage(&self, pods: &Pods) -> HashMap<String, UsageSample> {
+        self.state().usages.of(pods)
+    }
+
+    /// Reports that were taken in so far.
+    pub fn reports(&self) -> u64 {
+        self.state().reports
+    }
+
+    /// Looks at what all nodes carry; `gone` says which nodes are no more. Who has been silent for long is not counted any more.
+    pub fn fleet<T>(&self, gone: impl Fn(&str) -> bool, look: impl FnOnce(&Fleet) -> T) -> T {
+        let mut state = self.state();
+        let now = uptime();
+        let is_over = |(name, at): (&str, Duration)| {
+            let silent = now.saturating_sub(at);
+            (silent >= ABSENCE || (silent >= SILENCE && gone(name))).then(|| name.to_owned())
+        };
+        let over: Vec<String> = state.fleet.nodes().filter_map(is_over).collect();
+        over.iter().for_each(|name| state.fleet.forget(name));
+        look(&state.fleet)
+    }
+
+    /// Gives no more orders: this coordinator leads no more, and another one may. The streams stay, so that whoever leads next
+    /// finds the agents where they are; agents that hear of no order keep to the last, and look for the leader.
+    pub fn suspend(&self) {
+        let mut state = self.state();
+        (state.decided, state.draining, state.measured) = (false, None, None);
+        state.tell_everyone();
+    }
+
+    fn join(&self, node: &str, orders: mpsc::Sender<Result<Orders, Status>>) -> u64 {
+        let mut state = self.state();
+        state.streams += 1;
+        let stream = state.streams;
+        let networks = state.agents.get(node).map(|agent| agent.networks.clone()).unwrap_or_default();
+        let agent = Agent { networks, last: Instant::now(), left: None, stream, orders };
+        state.agents.insert(node.to_owned(), agent);
+        state.fleet.join(node);
+        stream
+    }
+
+    /// Takes in a report, and returns the answer; none if the stream is not the agent's newest.
+    fn report(&self, node: &str, stream: u64, report: &Report) -> Option<Orders> {
+        let mut state = self.state();
+        let agent = state.agents.get_mut(node).filter(|agent| agent.stream == stream)?;
+        agent.last = Instant::now();
+        agent.networks = report.networks.iter().filter_map(|text| text.parse().ok()).collect();
+        state.reports += 1;
+        state.usages.take(node, report, uptime());
+        state.fleet.take(node, report, uptime());
+        let elsewhere = state.fleet.elsewhere(node);
+        Some(Orders { elsewhere, ..state.orders(node, report.sequence) })
+    }
+
+    fn leave(&self, node: &str, stream: u64) {
+        if let Some(agent) = self.state().agents.get_mut(node).filter(|agent| agent.stream == stream) {
+            agent.left = Some(Instant::now());
+        }
+    }
+}
+
+/// The gRPC service.
+#[derive(Clone)]
+pub struct Server {
+    /// The streams.
+    pub agents: Agents,
+    /// Whether this coordinator leads.
+    pub leads: watch::Receiver<bool>,
+    /// For checking tokens.
+    pub client: Client,
+    /// The agents' service account.
+    pub account: String,
+}
+
+#[tonic::async_trait]
+impl Coordinator for Server {
+    type JoinStream = Pin<Box<dyn Stream<Item = Result<Orders, Status>> + Send>>;
+
+    async fn join(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::JoinStream>, Status> {
+        if !*self.leads.borrow() {
+            return Err(Status::failed_precondition("this coordinator does not lead"));
+        }
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
+        let node = token::node(&self.client, &token, &self.account).await.map_err(|error| refusal(&error))?;
+        let (orders, receiver) = mpsc::channel(BACKLOG);
+        let stream = self.agents.join(&node, orders.clone());
+        tracing::info!(node, "agent joined");
+        tokio::spawn(listen(self.agents.clone(), node, stream, request.into_inner(), orders));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn refusal(error: &TokenError) -> Status {
+    tracing::warn!(%error, "an agent was refused");
+    match error {
+        TokenError::Api(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    }
+}
+
+/// Answers one agent's reports until its stream ends.
+async fn listen(
+    agents: Agents,
+    node: String,
+    stream: u64,
+    mut reports: Streaming<Report>,
+    orders: mpsc::Sender<Result<Orders, Status>>,
+) {
+    let mut hung_up = true;
+    while let Some(report) = reports.next().await {
+        let Ok(report) = report else { break };
+        let Some(answer) = agents.report(&node, stream, &report) else {
+            hung_up = false;
+            break;
+        };
+        if orders.send(Ok(answer)).await.is_err() {
+            break;
+        }
+    }
+    if hung_up {
+        tracing::info!(node, "agent left");
+        agents.leave(&node, stream);
+    }
+}
+
+/// The addresses among `owners` that a node has, as it is told.
+pub fn addresses(orders: &Orders) -> BTreeSet<IpAddr> {
+    orders.addresses.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(sequence: u64) -> Report {
+        Report { sequence, networks: vec!["192.0.2.0/24".into()], ..Report::default() }
+    }
+
+    fn join(agents: &Agents, node: &str) -> (u64, mpsc::Receiver<Result<Orders, Status>>) {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        (agents.join(node, sender), receiver)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_death_and_hanging_up_is_absence() {
+        let agents = Agents::default();
+        let (a, _orders_a) = join(&agents, "a");
+        let (b, _orders_b) = join(&agents, "b");
+        for stream in [(a, "a"), (b, "b")] {
+            agents.report(stream.1, stream.0, &report(1)).unwrap();
+        }
+        agents.leave("b", b);
+        tokio::time::advance(SILENCE).await;
+        assert_eq!(agents.alive().into_keys().collect::<Vec<_>>(), ["b"]);
+        tokio::time::advance(ABSENCE).await;
+        assert!(agents.alive().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_stream_does_not_speak_for_its_agent() {
+        let agents = Agents::default();
+        let (old, _orders) = join(&agents, "a");
+        let (new, _orders) = join(&agents, "a");
+        assert!(agents.report("a", old, &report(1)).is_none());
+        agents.leave("a", old);
+        assert!(agents.report("a", new, &report(1)).is_some());
+        tokio::time::advance(SILENCE / 2).await;
+        assert_eq!(agents.alive().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn orders_go_to_everyone_when_owners_change() {
+        let agents = Agents::default();
+        let (stream, mut orders) = join(&agents, "a");
+        let undecided = agents.report("a", stream, &report(1)).unwrap();
+        assert!(!undecided.decided && undecided.addresses.is_empty());
+        let owners: BTreeMap<IpAddr, String> = [(IpAddr::from([192, 0, 2, 1]), "a".to_owned())].into();
+        agents.order(owners.clone());
+        let told = orders.recv().await.unwrap().unwrap();
+        assert_eq!((told.decided, told.addresses), (true, vec!["192.0.2.1".to_owned()]));
+        agents.order(owners);
+        assert!(orders.try_recv().is_err(), "nothing new");
+    }
+
+    #[tokio::test]
+    async fn a_node_is_asked_for_its_own_pods() {
+        let agents = Agents::default();
+        let (stream, mut orders) = join(&agents, "a");
+        assert_eq!(agents.report("a", stream, &report(1)).unwrap().measured, None, "nobody has decided");
+        let pods = |node: &str, uids: &[&str]| (node.to_owned(), uids.iter().map(ToString::to_string).collect());
+        agents.measure([pods("a", &["u1", "u2"]), pods("b", &["u3"])].into());
+        let told = orders.recv().await.unwrap().unwrap().measured.unwrap();
+        assert_eq!(told.uids, ["u1", "u2"]);
+        agents.measure([pods("a", &["u1", "u2"])].into());
+        assert!(orders.try_recv().is_err(), "nothing new here");
+        agents.measure(Pods::new());
+        assert_eq!(orders.recv().await.unwrap().unwrap().measured, Some(Measured::default()));
+        agents.suspend();
+        assert_eq!(orders.recv().await.unwrap().unwrap().measured, None);
+    }
+}

@@ -1,0 +1,3 @@
+//! What the numbers of policies are made from, beside connections: what pods use.
+
+pub mod usage;

@@ -1,0 +1,329 @@
+//! What the node's own pods use of CPU and memory, read from their cgroups: no metrics server is needed, and the numbers are as old as
+//! the look.
+//!
+//! The kubelet gives a pod a folder in every hierarchy, named by the pod's UID. CPU time and memory of version 1 are in hierarchies of their own; a node that mounts both versions has its
+//! controllers in version 1.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::dataplane::cgroup::MOUNTS;
+
+/// Pods are so far below the kubelet's root: `kubepods`, its quality of service, the pod.
+const DEPTH: usize = 3;
+
+/// Which version of cgroups a hierarchy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy for some controllers.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// Where a controller's files of this node's pods are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// The folder that has the kubelet's folders.
+    pub root: PathBuf,
+    /// How its files are written.
+    pub version: Version,
+}
+
+/// Where CPU time and memory of this node's pods are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// CPU time.
+    pub cpu: Hierarchy,
+    /// Memory.
+    pub memory: Hierarchy,
+}
+
+/// Why the usage of pods is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// No folder of pods in any hierarchy.
+    #[error(
+        "no cgroups of pods below {path}: mount the host's /sys/fs/cgroup there, and with a kubelet whose cgroupRoot is not / name that \
+         folder of the cgroup v2 file system with --cgroup"
+    )]
+    NoPods {
+        /// Where was looked.
+        path: PathBuf,
+    },
+    /// Folders cannot be read.
+    #[error("cgroups of pods: {path}: {source}")]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Where this node's pods are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Where cgroups are mounted.
+    mount: PathBuf,
+    /// This node's folder in each hierarchy, relative to it.
+    node: PathBuf,
+}
+
+impl Place {
+    /// The usual mount, and this node's folder there: the one that `--cgroup` names in the hierarchy of version 2, else the root.
+    pub fn new(cgroup: Option<&Path>) -> Self {
+        let [mount, unified] = MOUNTS.map(Path::new);
+        let Some(cgroup) = cgroup else { return Self { mount: mount.into(), node: PathBuf::new() } };
+        let node = cgroup.strip_prefix(unified).or_else(|_| cgroup.strip_prefix(mount));
+        match node {
+            Ok(node) => Self { mount: mount.into(), node: node.into() },
+            Err(_) => Self { mount: cgroup.into(), node: PathBuf::new() },
+        }
+    }
+
+    /// What the wanted pods use.
+    pub fn look(&self, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Usage>, UsageError> {
+        read(&Hierarchies::find(&self.mount, &self.node)?, wanted)
+    }
+}
+
+impl Hierarchies {
+    /// Looks below the usual mount (`/sys/fs/cgroup`), where version 1 has a folder for each controller and version 2 is the mount itself
+    /// or its folder `unified`; `node` is the folder of this node in each of them, relative, and empty for the root.
+    pub fn find(mount: &Path, node: &Path) -> Result<Self, UsageError> {
+        let hierarchy = |controllers: &[&str], file: &str| {
+            let first = controllers.iter().map(|name| (mount.join(name), Version::V1));
+            let unified = [(mount.to_path_buf(), Version::V2), (mount.join("unified"), Version::V2)];
+            let places = first.chain(unified).map(|(path, version)| Hierarchy { root: path.join(node), version });
+            places.into_iter().find(|place| place.has_pods(file))
+        };
+        let found = (hierarchy(&["cpuacct", "cpu,cpuacct"], "cpu.stat"), hierarchy(&["memory"], "memory.current"));
+        match found {
+            (Some(cpu), Some(memory)) => Ok(Self { cpu, memory }),
+            _ => Err(UsageError::NoPods { path: mount.join(node) }),
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Whether there are pods, and of version 2 whether they have this file: without the controller they have not.
+    fn has_pods(&self, file: &str) -> bool {
+        let folder =
+            ["kubepods", "kubepods.slice"].map(|name| self.root.join(name)).into_iter().find(|path| path.is_dir());
+        folder.is_some_and(|folder| self.version == Version::V1 || folder.join(file).exists())
+    }
+}
+
+/// What a pod uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time since it was started.
+    pub cpu: Duration,
+    /// Working set in bytes: what is in use, less file pages that were not used lately, as the kubelet reports it.
+    pub memory: u64,
+}
+
+/// What pods of this node use, by their UIDs: of those that are `wanted`. A pod that goes while it is read is left out.
+pub fn read(hierarchies: &Hierarchies, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Usage>, UsageError> {
+    let cpu = folders(&hierarchies.cpu.root, wanted)?;
+    let memory = folders(&hierarchies.memory.root, wanted)?;
+    let pod = |(uid, path): (String, PathBuf)| {
+        let usage = one(hierarchies, &path, memory.get(&uid)?)?;
+        Some((uid, usage))
+    };
+    Ok(cpu.into_iter().filter_map(pod).collect())
+}
+
+fn one(hierarchies: &Hierarchies, cpu: &Path, memory: &Path) -> Option<Usage> {
+    Some(Usage {
+        cpu: cpu_time(hierarchies.cpu.version, cpu)?,
+        memory: working_set(hierarchies.memory.version, memory)?,
+    })
+}
+
+fn cpu_time(version: Version, folder: &Path) -> Option<Duration> {
+    match version {
+        Version::V1 => Some(Duration::from_nanos(number(&folder.join("cpuacct.usage"))?)),
+        Version::V2 => Some(Duration::from_micros(field(&folder.join("cpu.stat"), "usage_usec")?)),
+    }
+}
+
+fn working_set(version: Version, folder: &Path) -> Option<u64> {
+    let (all, inactive) = match version {
+        Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
+        Version::V2 => ("memory.current", "inactive_file"),
+    };
+    let inactive = field(&folder.join("memory.stat"), inactive)?;
+    Some(number(&folder.join(all))?.saturating_sub(inactive))
+}
+
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// The number behind a name, in a file of such lines.
+fn field(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The folders of pods below a root, by their UIDs.
+fn folders(root: &Path, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, PathBuf>, UsageError> {
+    let failed = |source| UsageError::Read { path: root.into(), source };
+    fs::read_dir(root).map_err(failed)?;
+    let mut found = BTreeMap::new();
+    search(root, DEPTH, wanted, &mut found);
+    Ok(found)
+}
+
+fn search(folder: &Path, depth: usize, wanted: &BTreeSet<String>, found: &mut BTreeMap<String, PathBuf>) {
+    for (name, path) in children(folder) {
+        match pod_uid(&name) {
+            Some(uid) if wanted.contains(&uid) => drop(found.insert(uid, path)),
+            None if depth > 1 && is_kubelets(&name) => search(&path, depth - 1, wanted, found),
+            _ => {}
+        }
+    }
+}
+
+fn children(folder: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+}
+
+fn is_kubelets(name: &str) -> bool {
+    name.starts_with("kubepods") || name == "burstable" || name == "besteffort"
+}
+
+/// The UID in the name of a pod's folder: `podUID`, or with systemd `kubepods-burstable-podUID.slice` and `_` for `-`.
+fn pod_uid(name: &str) -> Option<String> {
+    match name.strip_suffix(".slice") {
+        Some(slice) => Some(
+            slice
+                .rsplit_once("-pod")
+                .map_or_else(|| slice.strip_prefix("pod"), |(_, uid)| Some(uid))?
+                .replace('_', "-"),
+        ),
+        None => name.strip_prefix("pod").map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0f6fb2f4-33cf-4d3e-8c2a-8d4b3f3f0a01";
+
+    fn put(root: &Path, files: &[(&str, &str)]) {
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
+
+    fn expected() -> BTreeMap<String, Usage> {
+        BTreeMap::from([(UID.to_owned(), Usage { cpu: Duration::from_micros(1_500_000), memory: 900 })])
+    }
+
+    fn wanted() -> BTreeSet<String> {
+        [UID, "one", "two"].map(str::to_owned).into()
+    }
+
+    #[test]
+    fn version_1_as_the_kubelet_makes_it() {
+        let mount = tempfile::tempdir().unwrap();
+        let pod = format!("kubepods/burstable/pod{UID}");
+        put(
+            mount.path(),
+            &[
+                (&format!("cpuacct/node/{pod}/cpuacct.usage"), "1500000000\n"),
+                ("cpuacct/node/kubepods/podother/cpuacct.usage", "1\n"),
+                (&format!("memory/node/{pod}/memory.usage_in_bytes"), "1000\n"),
+                (&format!("memory/node/{pod}/memory.stat"), "cache 5\ntotal_inactive_file 100\n"),
+                ("memory/node/kubepods/podother/memory.usage_in_bytes", "1\n"),
+                ("memory/node/kubepods/podother/memory.stat", "total_inactive_file 0\n"),
+                // The unified hierarchy has the folders too, and no controllers.
+                (&format!("unified/node/{pod}/cpu.stat"), "usage_usec 1\n"),
+                ("memory/node/kubepods/burstable/cgroup.procs", ""),
+            ],
+        );
+        let hierarchies = Hierarchies::find(mount.path(), Path::new("node")).unwrap();
+        assert_eq!((hierarchies.cpu.version, hierarchies.memory.version), (Version::V1, Version::V1));
+        assert_eq!(read(&hierarchies, &wanted()).unwrap(), expected(), "nobody asked for the other");
+    }
+
+    #[test]
+    fn version_2_as_systemd_makes_it() {
+        let mount = tempfile::tempdir().unwrap();
+        let pod =
+            format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice", UID.replace('-', "_"));
+        put(
+            mount.path(),
+            &[
+                ("kubepods.slice/cpu.stat", "usage_usec 9\n"),
+                ("kubepods.slice/memory.current", "9\n"),
+                (&format!("{pod}/cpu.stat"), "usage_usec 1500000\nuser_usec 1\n"),
+                (&format!("{pod}/memory.current"), "1000\n"),
+                (&format!("{pod}/memory.stat"), "anon 1\ninactive_file 100\n"),
+                ("system.slice/pod.service/cpu.stat", "usage_usec 1\n"),
+            ],
+        );
+        let hierarchies = Hierarchies::find(mount.path(), Path::new("")).unwrap();
+        assert_eq!((hierarchies.cpu.version, hierarchies.memory.version), (Version::V2, Version::V2));
+        assert_eq!(read(&hierarchies, &wanted()).unwrap(), expected());
+    }
+
+    #[test]
+    fn the_node_s_folder_is_the_one_of_its_cgroup() {
+        let place = |cgroup: &str| Place::new(Some(Path::new(cgroup)));
+        let usual = |node: &str| Place { mount: "/sys/fs/cgroup".into(), node: node.into() };
+        assert_eq!(Place::new(None), usual(""));
+        assert_eq!(place("/sys/fs/cgroup/unified/node-1"), usual("node-1"));
+        assert_eq!(place("/sys/fs/cgroup/node-1"), usual("node-1"));
+        assert_eq!(place("/sys/fs/cgroup"), usual(""));
+        assert_eq!(place("/mnt/cgroup"), Place { mount: "/mnt/cgroup".into(), node: "".into() });
+    }
+
+    #[test]
+    fn a_node_without_pods_says_where_was_looked() {
+        let mount = tempfile::tempdir().unwrap();
+        let error = Hierarchies::find(mount.path(), Path::new("")).unwrap_err().to_string();
+        assert!(error.contains("--cgroup") && error.contains(mount.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_pod_that_goes_meanwhile_is_left_out() {
+        let mount = tempfile::tempdir().unwrap();
+        put(
+            mount.path(),
+            &[
+                ("cpuacct/kubepods/podone/cpuacct.usage", "5"),
+                ("cpuacct/kubepods/podtwo/cgroup.procs", ""),
+                ("memory/kubepods/podtwo/memory.usage_in_bytes", "5"),
+            ],
+        );
+        let hierarchies = Hierarchies::find(mount.path(), Path::new("")).unwrap();
+        assert_eq!(read(&hierarchies, &wanted()).unwrap(), BTreeMap::new());
+    }
+
+    #[test]
+    fn names() {
+        for (name, uid) in [
+            ("podab-cd", Some("ab-cd")),
+            ("kubepods-podab_cd.slice", Some("ab-cd")),
+            ("kubepods-besteffort-podab_cd.slice", Some("ab-cd")),
+            ("kubepods-burstable.slice", None),
+            ("burstable", None),
+        ] {
+            assert_eq!(pod_uid(name).as_deref(), uid, "{name}");
+        }
+    }
+}

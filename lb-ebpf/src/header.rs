@@ -1,0 +1,72 @@
+//! IP headers of packets that we make ourselves.
+
+use lb_common::Addr;
+
+use crate::{checksum, packet::Packet};
+
+/// Hops that such a packet may take.
+pub const HOPS: u8 = 64;
+
+/// A word of a packet from its value.
+#[inline(always)]
+pub const fn be(value: u32) -> u32 {
+    value.to_be()
+}
+
+/// The one's complement sum of `bytes` bytes of the packet, a multiple of four; `None` if they are out of reach, or more than `MAX`
+/// words.
+#[inline(always)]
+pub fn sum<const MAX: u32, P: Packet>(packet: &P, start: u32, bytes: u32) -> Option<u32> {
+    if bytes > MAX * 4 {
+        return None;
+    }
+    let mut sum = 0;
+    for word in 0..MAX {
+        if word * 4 >= bytes {
+            break;
+        }
+        sum = checksum::add(sum, packet.load::<u32>(start + word * 4)?);
+    }
+    Some(sum)
+}
+
+/// Adds up words.
+#[inline(always)]
+pub fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
+    let mut sum = 0;
+    for word in words {
+        sum = checksum::add(sum, *word);
+    }
+    sum
+}
+
+/// The sum of what a transport checksum covers beside the transport's own bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
+#[inline(always)]
+pub fn pseudo(src: &Addr, dst: &Addr, protocol: u8, length: u32) -> u32 {
+    let addresses = if src.is_v4() {
+        checksum::add(src.v4_word(), dst.v4_word())
+    } else {
+        checksum::add(sum_words(&src.0), sum_words(&dst.0))
+    };
+    checksum::add(addresses, checksum::add(be(length), be(protocol as u32)))
+}
+
+/// The IPv4 header before `length` bytes.
+#[inline(always)]
+pub fn v4(protocol: u8, length: u32, src: &Addr, dst: &Addr) -> [u32; 5] {
+    let mut words = [
+        be(0x4500_0000 | (20 + length)),
+        0,
+        be((HOPS as u32) << 24 | (protocol as u32) << 16),
+        src.v4_word(),
+        dst.v4_word(),
+    ];
+    words[2] |= be(u16::from_be(!checksum::fold(sum_words(&words))) as u32);
+    words
+}
+
+/// The IPv6 header before `length` bytes, up to its addresses.
+#[inline(always)]
+pub fn v6(protocol: u8, length: u32, hops: u8) -> [u32; 2] {
+    [be(0x6000_0000), be(length << 16 | (protocol as u32) << 8 | hops as u32)]
+}
