@@ -50,6 +50,7 @@ const COORDINATOR: Rights = &[
     (&["get"], "replicasets.apps", ""),
     (&["get", "patch"], "replicasets.apps/scale", ""),
     (&["patch"], "pods", ""),
+    (&["list", "watch"], "pods", ""),
     (&["create"], "events.events.k8s.io", ""),
     (&["create"], "tokenreviews.authentication.k8s.io", ""),
     (&["get", "update"], "leases.coordination.k8s.io", "weir-coordinator"),

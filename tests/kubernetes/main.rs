@@ -11,6 +11,7 @@ mod install;
 mod manifests;
 mod observe;
 mod policy;
+mod remote;
 mod sample;
 mod scale_policies;
 mod scaling;

@@ -33,7 +33,7 @@ pub(crate) fn works(cluster: &Cluster, services: &str) -> Result<()> {
     others_are_served(&space)?;
     for node in cluster.nodes() {
         space.wait_for("backends as in EndpointSlices", || {
-            Ok(weir::backends(node, space.name(), "my-app")? == endpoints(&space, "my-app")?)
+            Ok(weir::endpoints(node, space.name(), "my-app")? == endpoints(&space, "my-app")?)
         })?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use weir_tests::cluster::{Cluster, Proxy, release};
+use weir_tests::cluster::{Cluster, Node, Proxy, release};
 
 use crate::{
     clients::{Client, Load},
@@ -76,6 +76,27 @@ impl<'a> Scene<'a> {
         [Client::Outside, host, Client::Pod(&self.clients[0]), Client::Pod(&self.clients[2])]
     }
 
+    /// Waits until every node's kernel has these many backends of the Service, pods by families, and no other carries anything.
+    fn expect_backends(&self, count: usize) -> Result<()> {
+        let name = self.space.name();
+        for node in self.cluster.nodes() {
+            let wanted = format!("{count} backends on {}", node.name());
+            let told = || Ok(weir::backends(node, name, "my-app").is_ok_and(|backends| backends.len() == count));
+            self.space.wait_for(&wanted, told).with_context(|| self.look(node))?;
+        }
+        Ok(())
+    }
+
+    /// What a person would look at when a node has other backends than it should.
+    fn look(&self, node: &Node) -> String {
+        let name = self.space.name();
+        let backends = weir::on(node, &["get", "backends", "--namespace", name, "--output=wide"]);
+        let flows = weir::on(node, &["get", "flows", "--namespace", name]);
+        let pods = self.space.kubectl(&["get", "pods,endpointslices", "--output=wide"]);
+        let said = [backends, flows, pods].map(|said| said.unwrap_or_else(|error| format!("{error:#}")));
+        format!("{}\n{}", said.join("\n"), release::look(self.cluster))
+    }
+
     /// The load balancer's address for those outside; the cluster address for those inside.
     fn targets(&self, client: Client<'_>) -> Result<Vec<String>> {
         let addresses = match client {
@@ -129,17 +150,14 @@ fn agents_die_under_load() -> Result<()> {
     // One that is back knows what changed while it was away.
     scene.space.kubectl(&["scale", "deployment/my-app", "--replicas=2"])?;
     scene.space.wait_for_rollout("deployment/my-app")?;
-    for node in cluster.nodes() {
-        let told = || Ok(weir::backends(node, "agents", "my-app").is_ok_and(|backends| backends.len() == 4));
-        scene.space.wait_for("two pods of two families on each node", told)?;
-    }
+    scene.expect_backends(4)?;
     expect_undisturbed(loads).with_context(|| release::look(&cluster))
 }
 
 #[test]
 fn the_chart_is_upgraded_under_load() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
-    let scene = Scene::new(&cluster, "upgrade", 3)?;
+    let scene = Scene::new(&cluster, "upgrade", 10)?;
     let pods = || -> Result<BTreeSet<String>> {
         let pods = weir::agents(&cluster)?.into_iter().chain(weir::coordinators(&cluster)?);
         Ok(pods.map(|pod| pod.uid).collect())
@@ -147,13 +165,10 @@ fn the_chart_is_upgraded_under_load() -> Result<()> {
     let old = pods()?;
     let loads = scene.load()?;
     weir::upgrade(&cluster, &["agent.podAnnotations.upgraded=yes", "coordinator.podAnnotations.upgraded=yes"])?;
-    // What changes once the upgrade is through reaches the kernel through the new agents.
+    // What changes once the upgrade is through reaches the kernel through the new agents, before the pods that end have ended.
     scene.space.kubectl(&["scale", "deployment/my-app", "--replicas=2"])?;
     scene.space.wait_for_rollout("deployment/my-app")?;
-    for node in cluster.nodes() {
-        let told = || Ok(weir::backends(node, "upgrade", "my-app")?.len() == 4);
-        scene.space.wait_for("two pods of two families on each node", told)?;
-    }
+    scene.expect_backends(4)?;
     expect_undisturbed(loads).with_context(|| release::look(&cluster))?;
     scene.space.wait_for("new pods only", || Ok(old.is_disjoint(&pods()?)))
 }
@@ -172,9 +187,6 @@ fn the_control_plane_is_away_under_load() -> Result<()> {
     cluster.start_control_plane()?;
     scene.space.kubectl(&["scale", "deployment/my-app", "--replicas=6"])?;
     scene.space.wait_for_rollout("deployment/my-app")?;
-    for node in cluster.nodes() {
-        let told = || Ok(weir::backends(node, "outage", "my-app")?.len() == 12);
-        scene.space.wait_for("six pods of two families on each node", told)?;
-    }
+    scene.expect_backends(12)?;
     expect_undisturbed(loads)
 }

@@ -76,10 +76,16 @@ pub(crate) fn on(node: &Node, arguments: &[&str]) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// The backends of a Service as a node's kernel has them: address and port.
-pub(crate) fn backends(node: &Node, namespace: &str, service: &str) -> Result<BTreeSet<(String, u16)>> {
+/// The addresses and ports of a Service's backends as a node's kernel has them.
+pub(crate) fn endpoints(node: &Node, namespace: &str, service: &str) -> Result<BTreeSet<(String, u16)>> {
+    let backends = backends(node, namespace, service)?;
+    Ok(backends.into_iter().map(|found| (found.address, found.port)).collect())
+}
+
+/// The backends of a Service as a node's kernel has them.
+pub(crate) fn backends(node: &Node, namespace: &str, service: &str) -> Result<Vec<Backend>> {
     let printed = on(node, &["get", "backends", "--namespace", namespace, "--output=json"])?;
     let mut list: Value = serde_json::from_str(&printed).with_context(|| format!("weir printed {printed}"))?;
     let backends: Vec<Backend> = serde_json::from_value(list["items"].take()).context("items of weir get backends")?;
-    Ok(backends.into_iter().filter(|found| found.service == service).map(|found| (found.address, found.port)).collect())
+    Ok(backends.into_iter().filter(|found| found.service == service).collect())
 }

@@ -219,8 +219,10 @@ const LOOK_TICKS: u64 = 2;
 /// Between two looks at the open sockets passes so many times what one takes: where the kernel has only iterators over all sockets of a
 /// namespace, that is much.
 const REST: u32 = 200;
-/// The same when a backend has gone since, and may have left sockets.
+/// The same while a backend that has gone may have left sockets.
 const SHORT_REST: u32 = 20;
+/// So long after a backend has gone do its sockets find out that nobody answers them: each has sent something by then, most of them at once.
+const AFTERMATH: Duration = Duration::from_secs(60);
 
 /// The socket hooks of this node while the agent runs.
 pub struct SocketHooks {
@@ -234,8 +236,9 @@ pub struct SocketHooks {
     listing: Option<JoinHandle<Listed>>,
     /// When the last look at the open sockets ended, and how long it took.
     looked: Option<(Instant, Duration)>,
-    /// The backends that were gone when it began.
+    /// The backends that are gone, and when the last of them was found to be.
     gone: BTreeSet<u32>,
+    bereaved: Option<Instant>,
 }
 
 /// The open sockets, and how long it took to find them.
@@ -255,6 +258,7 @@ impl SocketHooks {
             listing: None,
             looked: None,
             gone: BTreeSet::new(),
+            bereaved: None,
         }
     }
 
@@ -307,12 +311,17 @@ impl SocketHooks {
 
     /// Begins to look for the open sockets, if it is time: nobody waits for it meanwhile.
     fn list<D: Sockets>(&mut self, dataplane: &D, gone: &BTreeSet<u32>) {
-        let rest = if self.gone.is_superset(gone) { REST } else { SHORT_REST };
+        if !self.gone.is_superset(gone) {
+            self.bereaved = Some(Instant::now());
+        }
+        if self.gone != *gone {
+            self.gone.clone_from(gone);
+        }
+        let rest = rest(self.bereaved.map(|since| since.elapsed()));
         let is_due = self.looked.is_none_or(|(ended, took)| ended.elapsed() >= took * rest);
         if self.listing.is_some() || !is_due {
             return;
         }
-        self.gone.clone_from(gone);
         let listing = dataplane.listing(self.namespaces.clone());
         self.listing = Some(tokio::task::spawn_blocking(move || {
             let started = Instant::now();
@@ -336,9 +345,20 @@ impl SocketHooks {
     }
 }
 
+/// How often what a look takes passes until the next one, so long after the last backend has gone.
+fn rest(bereaved: Option<Duration>) -> u32 {
+    if bereaved.is_some_and(|since| since < AFTERMATH) { SHORT_REST } else { REST }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_are_looked_at_more_often_for_a_while_after_a_backend_has_gone() {
+        assert_eq!([None, Some(AFTERMATH)].map(rest), [REST; 2]);
+        assert_eq!([0, 59].map(|seconds| rest(Some(Duration::from_secs(seconds)))), [SHORT_REST; 2]);
+    }
 
     #[test]
     fn the_root_is_found_alone_and_beside_version_1() {

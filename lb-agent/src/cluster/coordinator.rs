@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Node, Service},
+        core::v1::{Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     jiff::Timestamp,
@@ -37,14 +37,14 @@ use super::{
     LEASE,
     allocate::{Allocation, ServiceKey, allocate},
     holder, lease,
-    observe::{self, Balanced, Choice, Objects},
+    observe::{self, Balanced, Choice, Objects, Returning},
     owner::{self, Claim, owners},
     pool::{AddressPool, Pool, usable},
     scale::{
         keda::{Keda, proto::external_scaler_server::ExternalScalerServer},
         leader::{Leader, Nodes, Shown},
     },
-    serve::{Agents, Server},
+    serve::{ABSENCE, Agents, Server},
     tls::{self, TlsError},
     wire::coordinator_server::CoordinatorServer,
     write::{Wanted, Writer, wanted},
@@ -55,6 +55,8 @@ use crate::discovery::kube::explain;
 const TICK: Duration = Duration::from_millis(250);
 /// A new leader waits so long for the agents before it moves an address.
 pub const TAKEOVER: Duration = Duration::from_secs(3);
+/// And so long for those that are being replaced or started again: their nodes' kernels answer meanwhile, and connections would break.
+pub const HOMECOMING: Duration = Duration::from_secs(20);
 /// A write that failed is tried again after so long.
 const REWRITE: Duration = Duration::from_secs(2);
 
@@ -193,7 +195,7 @@ impl Coordinator {
     pub async fn run(&mut self) {
         let (wanted, receiver) = watch::channel(Wanted::default());
         self.tasks.push(tokio::spawn(write(Writer::new(self.client.clone(), &self.config.name), receiver)));
-        let mut world = World::new(&self.client, self.config.choice.clone());
+        let mut world = World::new(&self.client, &self.config);
         let mut clock = interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut leading_since: Option<Instant> = None;
@@ -225,7 +227,7 @@ impl Coordinator {
                     world.decide();
                     wanted.send_replace(world.wanted(Timestamp::now()));
                 }
-                if since.elapsed() >= TAKEOVER {
+                if since.elapsed() >= world.patience(&self.agents, Timestamp::now()) {
                     self.agents.order(world.owners(&self.agents));
                 }
             }
@@ -288,6 +290,7 @@ enum News {
     Node(Box<Event<Node>>),
     Slice(Box<Event<EndpointSlice>>),
     Pool(Box<Event<AddressPool>>),
+    Agent(Box<Event<Pod>>),
 }
 
 /// The API's objects, and what was decided from them.
@@ -299,6 +302,8 @@ struct World {
     nodes: Objects<(bool, bool)>,
     slices: Objects<(ServiceKey, std::collections::BTreeSet<String>)>,
     pools: Objects<AddressPool>,
+    /// The agents' pods that are being replaced or started again.
+    returning: Objects<Returning>,
     usable: Vec<Pool>,
     broken: BTreeMap<String, super::pool::PoolError>,
     allocation: Allocation,
@@ -306,20 +311,23 @@ struct World {
 }
 
 impl World {
-    fn new(client: &Client, choice: Choice) -> Self {
+    fn new(client: &Client, config: &Config) -> Self {
+        let agents = watcher::Config::default().fields(&format!("spec.serviceAccountName={}", config.agent_account));
         let news = futures::stream::select_all([
             watch_all(Api::all(client.clone()), News::Service),
             watch_all(Api::all(client.clone()), News::Node),
             watch_all(Api::all(client.clone()), News::Slice),
             watch_all(Api::all(client.clone()), News::Pool),
+            watch(Api::namespaced(client.clone(), &config.namespace), agents, News::Agent),
         ]);
         Self {
-            choice,
+            choice: config.choice.clone(),
             news: news.boxed(),
             services: Objects::default(),
             nodes: Objects::default(),
             slices: Objects::default(),
             pools: Objects::default(),
+            returning: Objects::default(),
             usable: Vec::new(),
             broken: BTreeMap::new(),
             allocation: Allocation::default(),
@@ -346,6 +354,7 @@ impl World {
             News::Node(event) => self.nodes.take(*event, |node| Some((observe::eligible(node), observe::ready(node)))),
             News::Slice(event) => self.slices.take(*event, observe::nodes),
             News::Pool(event) => self.pools.take(*event, |pool| Some(pool.clone())),
+            News::Agent(event) => self.returning.take(*event, observe::returning),
         }
     }
 
@@ -377,6 +386,16 @@ impl World {
         owners(&self.claims, &alive.collect())
     }
 
+    /// How long a new leader waits before it moves an address. Who is away for long does not hold up the others.
+    fn patience(&self, agents: &Agents, now: Timestamp) -> Duration {
+        let (alive, ready) = (agents.alive(), self.ready_nodes());
+        let is_expected = |agent: &Returning| {
+            let away = Duration::try_from(now.duration_since(agent.since)).unwrap_or_default();
+            away < ABSENCE && ready.get(&agent.node) == Some(&true) && !alive.contains_key(&agent.node)
+        };
+        if self.returning.all().values().any(is_expected) { HOMECOMING } else { TAKEOVER }
+    }
+
     /// Whether each node is ready.
     fn ready_nodes(&self) -> BTreeMap<String, bool> {
         self.nodes.all().iter().map(|((_, name), (_, ready))| (name.clone(), *ready)).collect()
@@ -396,7 +415,15 @@ fn watch_all<K>(api: Api<K>, news: fn(Box<Event<K>>) -> News) -> BoxStream<'stat
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    events(api).map(Box::new).map(news).boxed()
+    watch(api, watcher::Config::default(), news)
+}
+
+/// The objects of a kind that are selected.
+fn watch<K>(api: Api<K>, which: watcher::Config, news: fn(Box<Event<K>>) -> News) -> BoxStream<'static, News>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    selected(api, which).map(Box::new).map(news).boxed()
 }
 
 /// What a watch tells; errors are logged and waited out, with jitter.
@@ -404,7 +431,14 @@ pub(super) fn events<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watcher(api, watcher::Config::default()).default_backoff().filter_map(|event| async {
+    selected(api, watcher::Config::default())
+}
+
+fn selected<K>(api: Api<K>, which: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watcher(api, which).default_backoff().filter_map(|event| async {
         event.inspect_err(|error| tracing::warn!("{}", explain::watch_error(error, &K::plural(&())))).ok()
     })
 }

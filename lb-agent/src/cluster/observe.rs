@@ -5,9 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use k8s_openapi::api::{
-    core::v1::{Node, Service, ServiceSpec},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Pod, Service, ServiceSpec},
+        discovery::v1::EndpointSlice,
+    },
+    jiff::Timestamp,
 };
 use kube::{Resource, ResourceExt, runtime::watcher::Event};
 use lb_common::Protocol;
@@ -155,6 +158,31 @@ pub fn eligible(node: &Node) -> bool {
     ready(node) && !node.labels().contains_key(EXCLUDE) && node.metadata.deletion_timestamp.is_none()
 }
 
+/// An agent's pod that is being replaced or started again, which says that its node's kubelet lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returning {
+    /// Where the agent is expected back.
+    pub node: String,
+    /// Since when it is away.
+    pub since: Timestamp,
+}
+
+/// Whether an agent's pod is being replaced or started again. A pod that is ready and silent is no such pod: its node may be dead, and the
+/// API server not know yet.
+pub fn returning(pod: &Pod) -> Option<Returning> {
+    let node = pod.spec.as_ref()?.node_name.clone()?;
+    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    let ends = pod.metadata.deletion_timestamp.is_some();
+    if !ends && ready.is_some_and(|condition| condition.status == "True") {
+        return None;
+    }
+    let begins =
+        ready.and_then(|condition| condition.last_transition_time.clone()).or_else(|| pod.creation_timestamp());
+    let since = if ends { pod.metadata.deletion_timestamp.clone() } else { begins };
+    Some(Returning { node, since: since.map_or(Timestamp::UNIX_EPOCH, |time| time.0) })
+}
+
 /// What is needed of an EndpointSlice: its Service and the nodes of its ready endpoints.
 pub fn nodes(slice: &EndpointSlice) -> Option<(ServiceKey, BTreeSet<String>)> {
     let service = (slice.namespace().unwrap_or_default(), slice.labels().get(SERVICE_NAME)?.clone());
@@ -279,6 +307,27 @@ mod tests {
         assert!(eligible(&node("True", json!({}))));
         assert!(!eligible(&node("Unknown", json!({}))));
         assert!(!eligible(&node("True", json!({EXCLUDE: ""}))));
+    }
+
+    #[test]
+    fn who_is_expected_back() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let pod = |metadata: serde_json::Value, spec: serde_json::Value, ready: &str| -> Pod {
+            let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:07Z"});
+            let conditions = if ready.is_empty() { json!([]) } else { json!([condition]) };
+            let object = json!({"metadata": metadata, "spec": spec, "status": {"conditions": conditions}});
+            serde_json::from_value(object).unwrap()
+        };
+        let on = |node: &str| json!({"nodeName": node, "containers": []});
+        let made = json!({"creationTimestamp": "2026-01-01T00:00:05Z"});
+        let ends = json!({"deletionTimestamp": "2026-01-01T00:00:09Z"});
+        let back =
+            |second: u8| Some(Returning { node: "a".into(), since: at(&format!("2026-01-01T00:00:0{second}Z")) });
+        assert_eq!(returning(&pod(made.clone(), on("a"), "True")), None, "ready: if it is silent, its node is");
+        assert_eq!(returning(&pod(made.clone(), on("a"), "False")), back(7), "it has failed, or starts");
+        assert_eq!(returning(&pod(made.clone(), on("a"), "")), back(5), "kubelet has not seen it yet");
+        assert_eq!(returning(&pod(ends, on("a"), "True")), back(9), "it is being replaced");
+        assert_eq!(returning(&pod(made, json!({"containers": []}), "False")), None, "on no node yet");
     }
 
     #[test]

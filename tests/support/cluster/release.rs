@@ -37,9 +37,11 @@ impl<'a> Release<'a> {
         Self { cluster, installed: true }
     }
 
-    /// Changes values.
+    /// Changes values, and waits until the pods are new on every node: Helm is content while one agent may still be away.
     pub fn upgrade(&self, values: &[&str]) -> Result<()> {
-        self.helm("upgrade", values).with_context(|| look(self.cluster))
+        self.helm("upgrade", values).with_context(|| look(self.cluster))?;
+        let rollout = ["rollout", "status", "daemonset/weir-agent", "--namespace", NAMESPACE, TIMEOUT];
+        self.cluster.kubectl_ok(&rollout).map(drop).with_context(|| look(self.cluster))
     }
 
     /// Uninstalls it, and says what Helm and the hook said.
