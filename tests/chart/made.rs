@@ -108,6 +108,19 @@ fn every_value_becomes_an_argument() -> Result<()> {
 }
 
 #[test]
+fn certificate_authorities_are_mounted_where_they_are_looked_for() -> Result<()> {
+    let objects = objects(&[r#"coordinator={"certificateAuthorities": "office"}"#])?;
+    let (container, pod) = container(one(&objects, "Deployment", "weir-coordinator")?);
+    assert_eq!(pod["volumes"], json!([{"name": "certificate-authorities", "configMap": {"name": "office"}}]));
+    let mounted = &container["volumeMounts"][0];
+    assert_eq!((&mounted["name"], &mounted["readOnly"]), (&json!("certificate-authorities"), &json!(true)));
+    let file = container["env"].as_array().context("env")?.iter().find(|entry| entry["name"] == "SSL_CERT_FILE");
+    let folder = mounted["mountPath"].as_str().context("mountPath")?;
+    assert_eq!(file.context("SSL_CERT_FILE")?["value"], format!("{folder}/ca.crt"));
+    Ok(())
+}
+
+#[test]
 fn nothing_is_privileged_and_capabilities_follow_the_values() -> Result<()> {
     let cases: [(&[&str], &[&str]); 3] = [
         (&[], &["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_ADMIN"]),

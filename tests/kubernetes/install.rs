@@ -51,6 +51,7 @@ const COORDINATOR: Rights = &[
     (&["get", "patch"], "replicasets.apps/scale", ""),
     (&["patch"], "pods", ""),
     (&["list", "watch"], "pods", ""),
+    (&["create", "patch"], "configmaps", ""),
     (&["create"], "events.events.k8s.io", ""),
     (&["create"], "tokenreviews.authentication.k8s.io", ""),
     (&["get", "update"], "leases.coordination.k8s.io", "weir-coordinator"),
@@ -155,6 +156,9 @@ fn is_really_refused(cluster: &Cluster, account: &str) -> Result<()> {
     } else {
         attempts.push(vec!["get", "pods", "--all-namespaces"]);
         attempts.push(vec!["get", "configmap", "--namespace", NAMESPACE, "weir-coordinator-ca"]);
+        attempts.push(vec!["create", "configmap", "--namespace", NAMESPACE, "mine"]);
+        attempts.push(vec!["patch", "configmap", "--namespace", NAMESPACE, "coredns", "--patch={}"]);
+        attempts.push(vec!["annotate", "configmap", "--namespace=default", "kube-root-ca.crt", "a=b"]);
     }
     for attempt in attempts {
         let output = command_as(cluster, account, &attempt)?.output()?;

@@ -62,7 +62,8 @@ fn load_becomes_replicas_and_nobody_notices_when_they_go() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "scaling")?;
     scene(&space)?;
-    space.apply(&policy("web", DEPLOYMENT, &format!("{CONNECTIONS}, replicas: {{min: 1, max: 3}}, {AT_ONCE}")))?;
+    let foresees = format!("{CONNECTIONS}, forecast: {{}}, replicas: {{min: 1, max: 3}}, {AT_ONCE}");
+    space.apply(&policy("web", DEPLOYMENT, &foresees))?;
     wait_for_reason(&space, "web", "Deciding", "")?;
     let target = manifests::target(&space.cluster_addresses("my-app")?[0], 80);
     let clients = space.pods("role=client")?;
@@ -70,6 +71,12 @@ fn load_becomes_replicas_and_nobody_notices_when_they_go() -> Result<()> {
     let burst = Client::Pod(&clients[1]).load(&cluster, &[&target, "--keep", "--clients=11", "--pause=100"])?;
     wait_for_replicas(&space, 3)?;
     space.wait_for_rollout("deployment/my-app")?;
+
+    let uid = space.get(&["scalepolicy", "web"])?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let map = format!("weir-forecast-{uid}");
+    space.wait_for("the forecast's memory", || Ok(space.get(&["configmap", &map]).is_ok()))?;
+    let memory = space.get(&["configmap", &map])?;
+    ensure!(memory["metadata"]["ownerReferences"][0]["uid"] == uid.as_str(), "{memory:#}");
 
     // The load goes, and so does the leader: the next one has to see to it.
     let leader = weir::leader(&cluster)?;
@@ -84,6 +91,14 @@ fn load_becomes_replicas_and_nobody_notices_when_they_go() -> Result<()> {
     ensure!(["ScaledOut", "Draining", "ScaledIn"].iter().all(|reason| events.contains(reason)), "{events}");
     let left = space.get(&["pods", "--selector=app=my-app"])?.to_string();
     ensure!(!left.contains("pod-deletion-cost"), "who stays is not marked: {left}");
+    // Where the next leader has read it, it waits before it writes.
+    let later = space.get(&["configmap", &map])?;
+    ensure!(
+        later["metadata"]["resourceVersion"] == memory["metadata"]["resourceVersion"],
+        "it was not read: {later:#}"
+    );
+    let logged = weir::coordinators_say(&cluster)?;
+    ensure!(!logged.contains("history"), "{logged}");
     Ok(())
 }
 
@@ -104,6 +119,41 @@ fn a_busy_pod_is_given_company() -> Result<()> {
     wait_for_replicas(&space, 1)?;
     let status = space.get(&["scalepolicy", "web"])?["status"].take();
     ensure!(status["lastDecision"].to_string().contains("cpuCores"), "{status:#}");
+    Ok(())
+}
+
+#[test]
+fn what_pods_show_of_themselves_becomes_replicas() -> Result<()> {
+    let cluster = world::enter_with_weir(Proxy::None)?;
+    let space = Space::new(&cluster, "shown")?;
+    scene(&space)?;
+    let reads = |name: &str| {
+        format!("targets: [{{podMetric: {{port: 80, name: \"{name}\"}}, perReplica: 4}}], replicas: {{min: 1, max: 2}}")
+    };
+    space.apply(&policy("web", DEPLOYMENT, &reads("test:connections_open")))?;
+    wait_for_reason(&space, "web", "Deciding", "")?;
+    let address = &space.cluster_addresses("my-app")?[0];
+    let clients = space.pods("role=client")?;
+    let load = Client::Pod(&clients[0]).load(&cluster, &[&manifests::target(address, 80), "--keep", "--clients=8"])?;
+    wait_for_replicas(&space, 2)?;
+    load.finish()?.expect_no_failure()?;
+    let status = space.get(&["scalepolicy", "web"])?["status"].take();
+    ensure!(status["lastDecision"].to_string().contains("podMetric(test:connections_open)"), "{status:#}");
+
+    space.apply(&policy("web", DEPLOYMENT, &reads("test:none")))?;
+    wait_for_reason(
+        &space,
+        "web",
+        "MetricMissing",
+        "spec.targets[0].podMetric.name: test:none is not shown by http://",
+    )?;
+    let server = format!("http://{}", manifests::target(address, 80));
+    let query =
+        format!("targets: [{{prometheus: {{server: \"{server}\", query: up}}, perReplica: 1}}], replicas: {{max: 2}}");
+    space.apply(&policy("web", DEPLOYMENT, &query))?;
+    let message = format!("spec.targets[0].prometheus.server: {server} answers 200 OK and not as Prometheus does");
+    wait_for_reason(&space, "web", "SourceUnreachable", &message)?;
+    ensure!(replicas(&space)? == 2, "the number stays");
     Ok(())
 }
 

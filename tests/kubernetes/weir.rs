@@ -58,6 +58,11 @@ pub(crate) fn coordinators(cluster: &Cluster) -> Result<Vec<Pod>> {
     pods(cluster, NAMESPACE, COORDINATORS)
 }
 
+/// What the coordinators that run have logged.
+pub(crate) fn coordinators_say(cluster: &Cluster) -> Result<String> {
+    cluster.kubectl_ok(&["logs", "--namespace", NAMESPACE, "--selector", COORDINATORS, "--tail=-1"])
+}
+
 /// The one that leads.
 pub(crate) fn leader(cluster: &Cluster) -> Result<Pod> {
     let lease =

@@ -69,6 +69,11 @@ impl Prometheus {
         Ok(Self { process, address, namespace })
     }
 
+    /// Where it answers, in its network namespace.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// An answer of its HTTP interface.
     pub fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         let query: String =

@@ -1,7 +1,8 @@
 //! A server that answers, on one port over TCP and UDP, everything that tests ask: who it is, an echo, a download, an upload.
 //!
 //! TCP: the first line says what is wanted: `GET / HTTP/1.1` and headers (answered with the server's name; kept open unless the
-//! client says `Connection: close`), `GET /source` (name, space and the client's address as the server sees it), `echo` (then
+//! client says `Connection: close`), `GET /source` (name, space and the client's address as the server sees it), `GET /metrics`
+//! (how many connections are open, as Prometheus reads it), `echo` (then
 //! everything comes back), `put` (then bytes to the end; answered with their count and checksum) or `get N` (N bytes, then the end).
 //! UDP: `get N` is answered with N bytes, `source` as over TCP, all else with the name, a space and itself.
 
@@ -36,6 +37,7 @@ struct Shared {
     /// Kept connections are closed after their next answer.
     draining: AtomicBool,
     accepted: AtomicU64,
+    open: AtomicU64,
     peers: Mutex<Vec<SocketAddr>>,
 }
 
@@ -83,6 +85,12 @@ impl Shared {
     fn source(&self, peer: SocketAddr) -> String {
         format!("{} {}", self.name, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
     }
+
+    /// In the text format of Prometheus, under a name such as inference servers have.
+    fn metrics(&self) -> String {
+        let open = self.open.load(Ordering::Relaxed);
+        format!("# TYPE test:connections_open gauge\ntest:connections_open{{server=\"{}\"}} {open}\n", self.name)
+    }
 }
 
 impl Drop for Server {
@@ -110,7 +118,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         shared.peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
         let shared = Arc::clone(shared);
         // A client that goes away ends its connection with an error, which is the client's to judge.
-        thread::spawn(move || drop(serve(stream, peer, &shared)));
+        thread::spawn(move || {
+            shared.open.fetch_add(1, Ordering::Relaxed);
+            drop(serve(stream, peer, &shared));
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 }
 
@@ -123,7 +135,11 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()>
     while reader.read_line(&mut line)? > 0 {
         match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
             ("GET", rest) => {
-                let body = if rest.starts_with("/source ") { shared.source(peer) } else { shared.name.clone() };
+                let body = match rest.split(' ').next() {
+                    Some("/source") => shared.source(peer),
+                    Some("/metrics") => shared.metrics(),
+                    _ => shared.name.clone(),
+                };
                 if !answer_request(&mut reader, &mut writer, &body, shared)? {
                     return Ok(());
                 }

@@ -1,6 +1,7 @@
 //! Scaling: decides how many replicas of a Service there should be from what its backends carry, and has it done.
 
 pub mod actuator;
+pub mod asked;
 pub mod checked;
 pub mod command;
 pub mod decide;
@@ -25,7 +26,7 @@ pub mod voice;
 pub use checked::{Place, Policy, PolicyError, PolicyId, validate};
 pub use decide::{State, decide};
 pub use decision::{Decision, Input};
-pub use observation::{Clock, Forecast, Load, Observation, Pending, Reading};
+pub use observation::{Clock, Failure, Forecast, Load, Observation, Pending, Reading};
 pub use policy::{ScalePolicy, SignalName};
 pub use scaler::Scaler;
 pub use signal::{Quantile, Signal};

@@ -46,6 +46,15 @@ pub struct Load {
     pub readings: BTreeMap<Signal, Reading>,
 }
 
+/// Why a signal cannot be known, or not of every replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In a word, for a condition.
+    pub reason: &'static str,
+    /// The policy's field, what is wrong with its value, and what to do.
+    pub text: Arc<str>,
+}
+
 /// Replicas that do not get to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -76,6 +85,8 @@ impl Forecast {
 pub struct Observation {
     /// What the replicas carry.
     pub load: Load,
+    /// Why signals that others are asked for are missing.
+    pub failures: BTreeMap<Signal, Failure>,
     /// The number of replicas that is set, where somebody can be asked: `spec.replicas` of the scale subresource. Without it, the
     /// number follows the endpoints and what was set with success ([`super::State::set`]).
     pub set: Option<u32>,

@@ -151,6 +151,13 @@ fn value<A>(rule: &Rule<A>, situation: Situation<'_>) -> Result<f64, Unread> {
 
 /// A signal's reading, or why it cannot be used.
 pub fn read(signal: &Signal, seen: &Observation, now: Duration) -> Result<Reading, Unread> {
+    current(signal, seen, now).map_err(|unread| match seen.failures.get(signal) {
+        Some(failure) => Unread::Failed(signal.clone(), failure.clone()),
+        None => unread,
+    })
+}
+
+fn current(signal: &Signal, seen: &Observation, now: Duration) -> Result<Reading, Unread> {
     let Some(reading) = seen.load.readings.get(signal) else {
         let none_ready = seen.load.ready == 0;
         return Err(if none_ready { Unread::NoneReady(signal.clone()) } else { Unread::Missing(signal.clone()) });

@@ -2,12 +2,14 @@
 //! what there is to show of them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     time::Duration,
 };
 
 use super::{
     actuator::Actuator,
+    asked::{self, Answers, Asker, Questions},
     checked::{Place, Policy, PolicyId},
     command::{CommandError, Run},
     decide::{State, decide},
@@ -24,6 +26,7 @@ pub struct Scaler {
     fallback: Option<Vec<String>>,
     limit: Duration,
     meters: HashMap<(String, String), Meter>,
+    asker: Asker,
     entries: BTreeMap<PolicyId, Entry>,
 }
 
@@ -40,18 +43,25 @@ impl Scaler {
     /// A scaler that runs `fallback`, the agent's own `--scale-command`, for policies without a command of their own, and gives
     /// every run so much time.
     pub fn new(fallback: Option<Vec<String>>, limit: Duration) -> Self {
-        Self { fallback, limit, meters: HashMap::new(), entries: BTreeMap::new() }
+        Self { fallback, limit, meters: HashMap::new(), asker: Asker::default(), entries: BTreeMap::new() }
     }
 
-    /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands. A Service without
-    /// a sample keeps its last one, which gets too old to decide from.
+    /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands and asks others for
+    /// signals. A Service without a sample keeps its last one, which gets too old to decide from.
     pub fn tick(&mut self, clock: Clock, samples: &[ServiceSample], policies: &[Policy]) {
         self.adopt(policies);
         self.measure(samples);
+        let ready = ready(samples);
+        let (mut questions, nobody) = (Questions::new(), BTreeSet::new());
+        for entry in self.entries.values() {
+            asked::questions(&entry.policy, ready.get(&entry.service()).unwrap_or(&nobody), &mut questions);
+        }
+        self.asker.tick(questions, clock.now);
         for entry in self.entries.values_mut() {
-            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
+            let service = entry.service();
             let load = self.meters.get(&service).and_then(Meter::last);
-            entry.tick(clock, load, self.fallback.as_deref(), self.limit);
+            let answers = self.asker.answers(&entry.policy, ready.get(&service).unwrap_or(&nobody), clock.now);
+            entry.tick(clock, load.map(|load| seen(load, answers)), self.fallback.as_deref(), self.limit);
         }
     }
 
@@ -74,7 +84,7 @@ impl Scaler {
     fn measure(&mut self, samples: &[ServiceSample]) {
         let mut before = std::mem::take(&mut self.meters);
         for entry in self.entries.values() {
-            let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
+            let service = entry.service();
             if let Some(meter) = before.remove(&service) {
                 self.meters.insert(service, meter);
             } else {
@@ -90,7 +100,27 @@ impl Scaler {
     }
 }
 
+/// The addresses of each Service's ready backends.
+fn ready(samples: &[ServiceSample]) -> HashMap<(String, String), BTreeSet<IpAddr>> {
+    let addresses = |sample: &ServiceSample| {
+        sample.backends.iter().filter(|backend| backend.ready).map(|backend| backend.key.address.ip()).collect()
+    };
+    samples.iter().map(|sample| ((sample.namespace.clone(), sample.name.clone()), addresses(sample))).collect()
+}
+
+/// What a decision is made from.
+fn seen(load: &Load, answers: Answers) -> Observation {
+    let mut seen = Observation::from(load.clone());
+    seen.load.readings.extend(answers.readings);
+    seen.failures = answers.failures;
+    seen
+}
+
 impl Entry {
+    fn service(&self) -> (String, String) {
+        (self.policy.id.namespace.clone(), self.policy.service.clone())
+    }
+
     fn new(policy: Policy) -> Self {
         let status = PolicyStatus::new(&policy);
         let (state, actuator, watch) = (State::default(), Actuator::default(), Watch::of(&policy));
@@ -111,21 +141,21 @@ impl Entry {
         self
     }
 
-    fn tick(&mut self, clock: Clock, load: Option<&Load>, fallback: Option<&[String]>, limit: Duration) {
+    fn tick(&mut self, clock: Clock, seen: Option<Observation>, fallback: Option<&[String]>, limit: Duration) {
         if let Some(replicas) = self.actuator.finished(clock) {
             self.state.set(replicas, clock.now);
         }
-        let Some(load) = load else {
+        let Some(mut seen) = seen else {
             let Policy { id, service, .. } = &self.policy;
             self.status.problem = Some(format!("spec.serviceRef.name: there is no Service {}/{service}", id.namespace));
             return;
         };
-        let mut seen = Observation::from(load.clone());
         seen.forecast = self.watch.as_mut().and_then(|watch| watch.tick(&seen, clock));
         let decision = decide(&self.policy, &mut self.state, &seen, clock);
-        self.note(&decision, load, clock);
+        self.note(&decision, &seen.load, clock);
         let argv = self.command(fallback);
-        self.status.problem = argv.as_ref().err().cloned();
+        let failure = seen.failures.values().next().map(|failure| failure.text.to_string());
+        self.status.problem = argv.as_ref().err().cloned().or(failure);
         let argv = argv.unwrap_or_default();
         let wanted = self.wanted(&decision, argv, limit);
         self.actuator.drive(wanted, clock);

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{checked::Bound, signal::Signal};
+use super::{checked::Bound, observation::Failure, signal::Signal};
 
 /// What a part of a policy answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +89,8 @@ pub enum Unread {
     NoneReady(Signal),
     /// There is none yet.
     Missing(Signal),
+    /// There is none, and it is known why.
+    Failed(Signal, Failure),
     /// It is too old.
     Old(Signal, Duration),
     /// It is no number that a load can be.
@@ -190,6 +192,7 @@ impl fmt::Display for Unread {
         match self {
             Self::NoneReady(signal) => write!(f, "{signal} is missing (no backend is ready)"),
             Self::Missing(signal) => write!(f, "{signal} is missing (no value yet)"),
+            Self::Failed(signal, failure) => write!(f, "{signal} is missing ({})", failure.text),
             Self::Old(signal, age) => write!(f, "{signal} is {} s old, too old to decide from", age.as_secs()),
             Self::Nonsense(signal, value) => write!(f, "{signal} is {value}, which is no load"),
             Self::Partial(signal, missing) => write!(f, "{signal} is missing of {missing} ready replicas"),

@@ -8,6 +8,7 @@ use lb_common::SocketKey;
 
 use super::{
     drain::{Action, Candidate, Drain, Note, View},
+    memory::{Memory, Record},
     replicas::{self, Replica},
     status::{Report, Standing},
     target::{TargetError, Workload},
@@ -16,8 +17,10 @@ use crate::{
     cluster::fleet::ServiceCounts,
     scaling::{
         Clock, Decision, Load, Observation, Pending, Place, Policy, PolicyError, Requests, ScalePolicy, Signal,
-        SignalName, State, UsageSample, decide,
-        forecast::Watch,
+        SignalName, State, UsageSample,
+        asked::Answers,
+        decide,
+        forecast::{HistoryError, Watch},
         policy::{ActuatorKind, Mode, ScalePolicyStatus},
         signals::Meter,
         validate,
@@ -32,6 +35,8 @@ pub struct Entry {
     pub policy: Result<(Policy, ActuatorKind), PolicyError>,
     /// What there is to tell.
     pub report: Report,
+    /// What the API keeps of its forecast.
+    pub record: Record,
     meter: Meter,
     state: State,
     forecast: Option<Watch>,
@@ -54,6 +59,8 @@ pub struct Sight<'a> {
     pub counts: &'a ServiceCounts,
     /// What their pods use, by UID, of those that are measured.
     pub usage: &'a HashMap<String, UsageSample>,
+    /// What others were asked for.
+    pub answers: Answers,
     /// What is scaled; none if the policy names nothing.
     pub workload: Option<Result<&'a Workload, &'a TargetError>>,
     /// Who else scales it.
@@ -72,6 +79,7 @@ impl Entry {
             policy,
             resume: status.draining.clone(),
             report: Report::new(status),
+            record: Record::default(),
             object,
             meter: Meter::default(),
             state: State::default(),
@@ -111,6 +119,24 @@ impl Entry {
         self.policy.as_ref().is_ok_and(|(policy, _)| policy.signals().iter().any(is_usage))
     }
 
+    /// Whether there is a forecast to remember.
+    pub const fn foresees(&self) -> bool {
+        self.forecast.is_some()
+    }
+
+    /// What its forecast remembers.
+    pub fn memory(&self) -> Option<Memory> {
+        self.forecast.as_ref().map(|watch| Memory { signal: watch.load().to_string(), bytes: watch.remember() })
+    }
+
+    /// Takes up what an earlier leader's forecast remembered, if that was of the same signal.
+    pub fn recall(&mut self, memory: &Memory) -> Result<(), HistoryError> {
+        match &mut self.forecast {
+            Some(watch) if watch.load().to_string() == memory.signal => watch.recall(&memory.bytes),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks, decides, and says what is to be done.
     pub fn tick(&mut self, sight: &Sight<'_>) -> Vec<Action> {
         self.report.begin(&self.object);
@@ -126,7 +152,8 @@ impl Entry {
         let requests = sight.workload.and_then(Result::ok).map(|workload| workload.requests).unwrap_or_default();
         let service = (namespace, policy.service.clone());
         let sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requests);
-        let load = self.meter.measure(&sample).clone();
+        let mut load = self.meter.measure(&sample).clone();
+        load.readings.extend(sight.answers.readings.iter().cloned());
         let workload = match self.workload(sight, actuator, &policy) {
             Ok(workload) => workload,
             Err(Refusal { standing, reason, message }) => {
@@ -137,12 +164,14 @@ impl Entry {
         };
         let set = workload.map_or(load.replicas, |workload| workload.set);
         let mut seen = self.observe(&load, set, workload, now);
+        seen.failures.clone_from(&sight.answers.failures);
         seen.forecast = self.forecast.as_mut().and_then(|forecast| forecast.tick(&seen, sight.clock));
         let decision = decide(&policy, &mut self.state, &seen, sight.clock);
         self.obstacle = self.obstacle.take().filter(|_| decision.desired != set);
         self.report.decided(&policy, &decision, &load, set, sight.clock);
         let unrequested = unrequested(&policy, requests);
-        self.report.say_ready(&policy, &decision, self.obstacle.as_ref().or(unrequested.as_ref()), now);
+        let obstacle = self.obstacle.as_ref().or(unrequested.as_ref());
+        self.report.say_ready(&policy, &decision, (obstacle, &seen.failures), now);
         if actuator != ActuatorKind::Scale || policy.mode == Mode::Recommend {
             return self.rest();
         }

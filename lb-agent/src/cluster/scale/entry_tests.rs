@@ -7,7 +7,10 @@ use lb_common::Protocol;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{cluster::counts::Counts, scaling::holds::RESPECT};
+use crate::{
+    cluster::counts::Counts,
+    scaling::{Failure, Reading, holds::RESPECT},
+};
 
 /// A policy with its Service and workload, followed second by second.
 struct Stage {
@@ -22,6 +25,8 @@ struct Stage {
     fails: Option<TargetError>,
     /// CPU time that each pod uses in a second, in milliseconds.
     cpu: u64,
+    /// What others have answered.
+    answers: Answers,
 }
 
 fn policy(change: Value) -> ScalePolicy {
@@ -58,6 +63,7 @@ impl Stage {
             rival: None,
             fails: None,
             cpu: 0,
+            answers: Answers::default(),
         }
     }
 
@@ -87,6 +93,7 @@ impl Stage {
             replicas: &replicas,
             counts: &counts,
             usage: &usage,
+            answers: self.answers.clone(),
             workload: Some(self.workload.as_ref()),
             claimed: self.claimed,
             rival: self.rival,
@@ -252,4 +259,37 @@ fn what_is_in_the_api_is_not_written_again() {
     stage.entry.object.status = Some(read);
     stage.follow(30);
     assert_eq!(stage.entry.news(), None);
+}
+
+#[test]
+fn what_others_do_not_answer_is_a_condition_and_the_number_stays() {
+    let query = json!({"server": "http://prometheus:9090", "query": "queue", "per": "Service"});
+    let mut stage =
+        Stage::new(json!({"spec": {"targets": [{"prometheus": query, "perReplica": 10}]}}), &[("a", 0), ("b", 0)]);
+    let signal = stage.entry.policy.as_ref().unwrap().0.targets[0].signal.clone();
+    let answer = |value: f64| vec![(signal.clone(), Reading::new(value, Duration::from_secs(1001)))];
+    stage.answers.readings = answer(35.0);
+    assert_eq!(stage.next(), [Action::Scale { from: 2, to: 4, mark: vec![] }]);
+    assert_eq!(stage.ready(), is("True", "Deciding"));
+
+    let failure = |reason, text: &str| [(signal.clone(), Failure { reason, text: text.into() })].into();
+    stage.answers.failures = failure("SourceUnreachable", "spec.targets[0].prometheus.server: it does not answer");
+    stage.answers.readings = Vec::new();
+    assert_eq!(stage.follow(9), []);
+    assert_eq!(stage.ready(), is("True", "Deciding"), "a moment is no news");
+    stage.events();
+    assert_eq!(stage.follow(30), [], "nothing is known, and nothing is removed");
+    assert_eq!((stage.ready(), stage.events()), (is("False", "SourceUnreachable"), vec!["SourceUnreachable"]));
+    stage.answers.failures = failure("NotOneValue", "spec.targets[0].prometheus.query: it gives 2 series");
+    stage.next();
+    assert_eq!((stage.ready(), stage.events()), (is("False", "NotOneValue"), vec!["NotOneValue"]));
+    let ready = stage.entry.report.status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert_eq!(ready.message, "spec.targets[0].prometheus.query: it gives 2 series");
+    let decision = stage.entry.report.status.last_decision.clone().unwrap();
+    assert!(decision.reason.contains("is missing (spec.targets[0].prometheus.server: it"), "{}", decision.reason);
+
+    stage.answers = Answers { readings: answer(35.0), ..Answers::default() };
+    stage.answers.readings[0].1.at = Duration::from_secs(stage.second + 1);
+    stage.next();
+    assert_eq!(stage.ready(), is("True", "Deciding"));
 }

@@ -23,6 +23,7 @@ use super::{
     drain::Action,
     entry::{Entry, Sight},
     keda::Wants,
+    remember,
     replicas::{self, Replica},
     target::{self, Kinds, TargetError, Workload},
     watch::{Seen, Watches},
@@ -31,7 +32,12 @@ use super::{
 use crate::{
     agent::uptime,
     cluster::{allocate::ServiceKey, fleet::ServiceCounts, serve::Agents, usage::Pods},
-    scaling::{Clock, UsageSample, policy::TargetRef, status::SignalStatus},
+    scaling::{
+        Clock, UsageSample,
+        asked::{self, Asker, Questions},
+        policy::TargetRef,
+        status::SignalStatus,
+    },
 };
 
 /// So often is decided.
@@ -43,7 +49,7 @@ const KNOWN: Duration = Duration::from_secs(15);
 /// A new leader waits so long for the agents of nodes that are ready.
 const REBUILD: Duration = Duration::from_secs(10);
 /// So many requests are under way at a time.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// Whether each node is ready.
 pub type Nodes = Arc<BTreeMap<String, bool>>;
@@ -141,6 +147,7 @@ struct Work {
     entries: BTreeMap<ServiceKey, Entry>,
     looks: BTreeMap<ServiceKey, Look>,
     kinds: Kinds,
+    asker: Asker,
 }
 
 /// A policy's workload, and when it was last looked at.
@@ -156,6 +163,7 @@ struct Look {
 impl Work {
     async fn tick(&mut self, leader: &Leader, seen: &Seen, nodes: &Nodes) {
         self.adopt(seen);
+        remember::recall(&mut self.entries, &leader.client, uptime()).await;
         self.look(&leader.client).await;
         let services: BTreeSet<ServiceKey> =
             self.entries.iter().filter_map(|(key, entry)| service(key, entry)).collect();
@@ -167,6 +175,7 @@ impl Work {
             services.iter().map(|service| (service.clone(), fleet.service(service, &ages))).collect()
         });
         let usage = leader.agents.usage(&pods);
+        self.ask(&replicas);
         let actions = self.decide(seen, &replicas, &counts, &usage);
         // Who is to go hears of it before anything is done about it.
         let draining: BTreeSet<SocketKey> = self.entries.values().flat_map(Entry::draining).collect();
@@ -175,7 +184,19 @@ impl Work {
             leader.agents.measure(pods);
             self.act(leader, actions).await;
             self.write(leader).await;
+            remember::remember(&mut self.entries, &leader.client, uptime()).await;
         }
+    }
+
+    /// Asks others for the signals of policies that read what they know.
+    fn ask(&mut self, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) {
+        let mut questions = Questions::new();
+        for (key, entry) in &self.entries {
+            let Ok((policy, _)) = &entry.policy else { continue };
+            let of = service(key, entry).and_then(|service| replicas.get(&service));
+            asked::questions(policy, &replicas::addresses(of.map_or(&[], Vec::as_slice)), &mut questions);
+        }
+        self.asker.tick(questions, uptime());
     }
 
     /// The pods of policies that read what these use.
@@ -275,11 +296,15 @@ impl Work {
             let rival = target.and_then(|target| claims::rival(others, (key, created(entry)), target));
             let claimed = target.and_then(|target| claims::owner(seen.autoscalers(), &key.0, target));
             let look = target.and_then(|_| self.looks.get(key));
+            let policy = entry.policy.as_ref().ok();
+            let addresses = || replicas::addresses(replicas.map_or(&[], Vec::as_slice));
+            let answers = policy.map(|(policy, _)| self.asker.answers(policy, &addresses(), clock.now));
             let sight = Sight {
                 clock,
                 replicas: replicas.map_or(&[], Vec::as_slice),
                 counts: counts.unwrap_or(&nobody),
                 usage,
+                answers: answers.unwrap_or_default(),
                 workload: look.map(|look| look.found.as_ref()),
                 claimed: claimed.map(|claimed| claimed.title.as_str()),
                 rival: rival.as_deref(),
@@ -366,7 +391,7 @@ impl Work {
 }
 
 /// Waits for all of them, some at a time.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     stream::iter(futures).buffer_unordered(AT_ONCE).collect().await
 }
 

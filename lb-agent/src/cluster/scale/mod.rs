@@ -9,6 +9,8 @@ pub mod drain;
 pub mod entry;
 pub mod keda;
 pub mod leader;
+pub mod memory;
+pub mod remember;
 pub mod replicas;
 pub mod status;
 pub mod target;

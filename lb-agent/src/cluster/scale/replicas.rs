@@ -129,6 +129,12 @@ pub fn pods<'a>(replicas: impl IntoIterator<Item = &'a Replica>) -> Pods {
     pods
 }
 
+/// The addresses of those that are ready, one of each.
+pub fn addresses(replicas: &[Replica]) -> BTreeSet<IpAddr> {
+    let ready = replicas.iter().filter(|replica| replica.ready);
+    ready.filter_map(|replica| replica.sockets.first()).map(|socket| socket.socket().ip()).collect()
+}
+
 /// What decisions are made from: one backend for each replica, each with these requests, and with what its pod uses.
 pub fn sample(
     service: &ServiceKey,

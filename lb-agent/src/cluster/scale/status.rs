@@ -1,6 +1,6 @@
 //! What is told of a policy: its status with conditions, and Events of what is new.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -9,7 +9,7 @@ use k8s_openapi::{
 
 use super::drain::Drain;
 use crate::scaling::{
-    Clock, Decision, Load, Policy, ScalePolicy,
+    Clock, Decision, Failure, Load, Policy, ScalePolicy, Signal,
     decision::Summary,
     policy::{DecisionStatus, Mode, ScalePolicyStatus},
     restraint::Restraint,
@@ -49,7 +49,7 @@ pub struct Report {
     events: Vec<Told>,
     generation: Option<i64>,
     decided: Option<Summary>,
-    /// Since when a signal is missing.
+    /// Since when a signal is missing, of one replica at least.
     blind: Option<Duration>,
 }
 
@@ -123,12 +123,13 @@ impl Report {
         self.condition("Limited", limited, reason, limits.join(", "));
     }
 
-    /// Whether the policy does what it is for; `obstacle` is why what was decided could not be done, with a reason.
+    /// Whether the policy does what it is for; `obstacle` is why what was decided could not be done, with a reason, and
+    /// `failures` why signals are missing.
     pub fn say_ready(
         &mut self,
         policy: &Policy,
         decision: &Decision,
-        obstacle: Option<&(&'static str, String)>,
+        (obstacle, failures): (Option<&(&'static str, String)>, &BTreeMap<Signal, Failure>),
         now: Duration,
     ) {
         if let Some((reason, message)) = obstacle {
@@ -139,11 +140,11 @@ impl Report {
         }
         let blind = decision.voices.iter().filter(|voice| voice.stance == Stance::Blind);
         let blind: Vec<String> = blind.map(|voice| voice.to_string()).collect();
-        self.blind = self.blind.or(Some(now)).filter(|_| !blind.is_empty());
+        self.blind = self.blind.or(Some(now)).filter(|_| !blind.is_empty() || !failures.is_empty());
         if self.blind.is_some_and(|since| now.saturating_sub(since) >= PATIENCE) {
-            let message = format!("the number does not fall while these lack their signal: {}", blind.join("; "));
-            if self.condition("Ready", "False", "SignalsMissing", message.clone()) {
-                self.tell_warning("SignalsMissing", message);
+            let (reason, message) = missing(&blind, failures);
+            if self.condition("Ready", "False", reason, message.clone()) {
+                self.tell_warning(reason, message);
             }
             return;
         }
@@ -208,6 +209,19 @@ impl Report {
             None => self.status.conditions.push(condition),
         }
         is_new
+    }
+}
+
+/// What is said of signals that are missing: why, where that is known, else who lacks them.
+fn missing(blind: &[String], failures: &BTreeMap<Signal, Failure>) -> (&'static str, String) {
+    match failures.values().next() {
+        Some(first) => {
+            let texts: Vec<&str> = failures.values().map(|failure| &*failure.text).collect();
+            (first.reason, texts.join("; "))
+        }
+        None => {
+            ("SignalsMissing", format!("the number does not fall while these lack their signal: {}", blind.join("; ")))
+        }
     }
 }
 

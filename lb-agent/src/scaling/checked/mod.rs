@@ -13,7 +13,7 @@ mod schedule;
 mod text;
 mod vertical;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use kube::ResourceExt;
 
@@ -26,7 +26,10 @@ pub use vertical::{Bounds, Vertical};
 
 use error::{Checked, count, wrong};
 
-use super::policy::{ActuatorKind, Mode, ScalePolicy, ScalePolicySpec, TargetRef};
+use super::{
+    Signal,
+    policy::{ActuatorKind, Mode, ScalePolicy, ScalePolicySpec, TargetRef},
+};
 
 /// The annotation that makes a policy decide nothing.
 pub const PAUSED: &str = "weir.dev/paused";
@@ -65,6 +68,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Wanted loads, signals unique.
     pub targets: Vec<Target>,
+    /// The fields of the signals that others are asked for.
+    pub asks: BTreeMap<Signal, String>,
     /// How fast the number may grow.
     pub up: Pace,
     /// How fast the number may shrink.
@@ -122,7 +127,7 @@ impl Policy {
     }
 
     /// Every signal that it reads, each once.
-    pub fn signals(&self) -> Vec<&super::Signal> {
+    pub fn signals(&self) -> Vec<&Signal> {
         let of_rules = self.rules.iter().map(|rule| &rule.signal);
         let of_sizes = self.vertical.iter().flat_map(|vertical| &vertical.rules).map(|rule| &rule.signal);
         let of_forecast = self.forecast.iter().map(|forecast| &forecast.signal);
@@ -150,6 +155,7 @@ pub fn validate(policy: &ScalePolicy) -> Checked<Policy> {
         paused: policy.annotations().get(PAUSED).is_some_and(|value| value != "false"),
         min,
         max,
+        asks: rules::asks(&spec.rules, &spec.targets),
         up,
         down,
         panic: behavior::panic(spec.panic.as_ref())?,

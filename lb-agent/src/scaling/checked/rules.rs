@@ -1,6 +1,10 @@
 //! Rules and targets: which number they read, when they hold, and what they do then.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -180,6 +184,22 @@ impl<'a> Source<'a> {
         let TargetSpec { signal, quantile, prometheus, pod_metric, .. } = spec;
         Self { signal: *signal, quantile: *quantile, prometheus: prometheus.as_ref(), pod_metric: pod_metric.as_ref() }
     }
+}
+
+/// The fields of the signals that others are asked for.
+pub(super) fn asks(rules: &[RuleSpec], targets: &[TargetSpec]) -> BTreeMap<Signal, String> {
+    let rules = rules.iter().enumerate().map(|(index, spec)| (format!("spec.rules[{index}]"), Source::of_rule(spec)));
+    let targets =
+        targets.iter().enumerate().map(|(index, spec)| (format!("spec.targets[{index}]"), Source::of_target(spec)));
+    let mut asks = BTreeMap::new();
+    for (path, source) in rules.chain(targets) {
+        let query = source.prometheus.map(|spec| (Signal::Prometheus(Arc::new(spec.clone())), "prometheus"));
+        let metric = source.pod_metric.map(|spec| (Signal::PodMetric(Arc::new(spec.clone())), "podMetric"));
+        for (signal, field) in query.into_iter().chain(metric) {
+            asks.entry(signal).or_insert_with(|| format!("{path}.{field}"));
+        }
+    }
+    asks
 }
 
 fn source(path: &str, source: &Source<'_>) -> Checked<Signal> {

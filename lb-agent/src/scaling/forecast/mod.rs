@@ -23,5 +23,6 @@ mod traces_tests;
 pub mod watch;
 
 pub use engine::{Forecaster, Settings};
+pub use history::HistoryError;
 pub use status::ForecastReport;
 pub use watch::Watch;

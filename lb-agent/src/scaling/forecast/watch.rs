@@ -71,12 +71,17 @@ impl Watch {
         ForecastReport::new(&self.forecaster, &self.load.to_string())
     }
 
+    /// What it foresees.
+    pub const fn load(&self) -> &Signal {
+        &self.load
+    }
+
     /// Its memory, at most [`super::history::LIMIT`] bytes.
     pub fn remember(&self) -> Vec<u8> {
         self.forecaster.remember()
     }
 
-    /// Takes up a memory, before the first tick.
+    /// Takes up a memory instead of its own, at best before the first tick.
     pub fn recall(&mut self, bytes: &[u8]) -> Result<(), HistoryError> {
         self.forecaster.recall(bytes)
     }

@@ -18,8 +18,8 @@ pub const API_VERSION: &str = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+$";
 /// The name of a metric in the Prometheus format.
 pub const METRIC: &str = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$";
 
-/// An HTTP server.
-pub const SERVER: &str = r"^https?://[^\s/?#]+(/[^\s?#]*)?$";
+/// An HTTP server; names and passwords have no place in a policy.
+pub const SERVER: &str = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$";
 
 /// A path on an HTTP server.
 pub const PATH: &str = r"^/[^\s#]*$";
