@@ -64,6 +64,10 @@ pub struct ServicePort {
     pub maglev_size: Option<u32>,
     /// `weir.dev/feedback`.
     pub feedback: Feedback,
+    /// `weir.dev/measure: requests`; a policy that reads requests has them measured too.
+    pub measure: bool,
+    /// `weir.dev/response-idle`.
+    pub response_idle: Option<Duration>,
     /// `weir.dev/slow-start`.
     pub slow_start: Option<Duration>,
     /// `weir.dev/health-check` and its companions.

@@ -75,8 +75,10 @@ pub struct Backend {
     pub state: u8,
     /// Always 0.
     pub zero: [u8; 3],
+    /// Milliseconds without payload after which an answer is over; 0: requests are not measured.
+    pub response_idle: u32,
     /// Always 0.
-    pub zero2: [u32; 2],
+    pub zero2: u32,
 }
 
 impl Backend {

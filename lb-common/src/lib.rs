@@ -11,6 +11,7 @@ pub mod counters;
 pub mod flow;
 pub mod hash;
 pub mod names;
+pub mod request;
 pub mod service;
 pub mod socket;
 

@@ -48,13 +48,18 @@ pub mod map {
     pub const PEERS: &str = "peers";
     /// Hash: [`crate::socket::PodKey`] to [`crate::socket::Pod`].
     pub const PODS: &str = "pods";
+    /// Hash: [`crate::request::flow_key`] of a flow, or a socket's cookie, to the connection's last [`crate::request::Request`].
+    pub const REQUESTS: &str = "requests";
+    /// Hash: index of a backend that is measured to [`crate::request::Measure`].
+    pub const MEASURES: &str = "measures";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
     /// Every map that is pinned.
     pub const PINNED: &[&str] = &[
         FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS,
-        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, CLOCK,
+        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, REQUESTS,
+        MEASURES, CLOCK,
     ];
 }
 
@@ -90,6 +95,10 @@ pub mod program {
     pub const RELEASE: &str = "weir_release";
     /// cgroup: a TCP connection changes its state.
     pub const SOCK_OPS: &str = "weir_sock_ops";
+    /// cgroup: a socket sends a packet. Attached while a Service is measured.
+    pub const SENT: &str = "weir_sent";
+    /// cgroup: a socket receives a packet. Attached while a Service is measured.
+    pub const RECEIVED: &str = "weir_received";
     /// Iterator over the storage `sockets`: brings the traffic of open connections up to date, and writes each [`crate::socket::Connection`].
     pub const LIST_SOCKETS: &str = "weir_list_sockets";
     /// The TCP sockets of a network namespace.

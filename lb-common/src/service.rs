@@ -79,6 +79,9 @@ pub const FRONTEND_DROP_INSIDE: u8 = 4;
 /// Frontend flag: where clients outside have no backend, some exist on other nodes (`externalTrafficPolicy: Local`): dropped, not refused.
 pub const FRONTEND_DROP_OUTSIDE: u8 = 8;
 
+/// Frontend flag: requests of its connections are measured.
+pub const FRONTEND_MEASURED: u8 = 16;
+
 /// Where a selection table is in the `slots` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -113,9 +116,9 @@ pub struct Frontend {
 }
 
 /// `Vip::live`: this frontend exists.
-pub const VIP_LIVE: u32 = 1;
+pub const VIP_LIVE: u16 = 1;
 /// `Vip::live`: removed; the sweep forgets its flows, after a whole pass the id may be used again.
-pub const VIP_REMOVED: u32 = 2;
+pub const VIP_REMOVED: u16 = 2;
 
 /// The address that replies are given back. Element of the `vips` array, indexed by [`Frontend::id`].
 #[repr(C)]
@@ -124,7 +127,9 @@ pub struct Vip {
     /// The frontend's address, port and protocol.
     pub key: SocketKey,
     /// 0 (never used), [`VIP_LIVE`] or [`VIP_REMOVED`].
-    pub live: u32,
+    pub live: u16,
+    /// 1: requests of its connections are measured; the same as [`FRONTEND_MEASURED`], for replies. Else 0.
+    pub measured: u16,
 }
 
 /// Who keeps its backend under session affinity.

@@ -2,11 +2,14 @@
 
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Selection, SocketKey,
-    Traffic, Vip, counters::Recount,
+    Traffic, Vip,
+    counters::Recount,
+    request::{Measure, Request},
 };
 
 use crate::{
     parse::Parsed,
+    requests::Begun,
     table::{Hit, Inserted},
 };
 
@@ -78,6 +81,8 @@ pub struct Scratch {
     pub to: Tuple,
     /// When it came.
     pub now: u32,
+    /// Not 0 if the requests of its flow are measured.
+    pub measured: u32,
     /// A map key.
     pub key: SocketKey,
     /// A map key.
@@ -216,6 +221,16 @@ pub trait Env {
     fn load(&self, index: u32) -> Option<Shared<BackendLoad>>;
     /// This CPU's packets and bytes of a backend.
     fn traffic(&self, index: u32) -> Option<Shared<Traffic>>;
+    /// Nanoseconds of the same clock.
+    fn nanoseconds(&self) -> u64;
+    /// The last request of a connection.
+    fn request(&self, key: u64) -> Option<Shared<Request>>;
+    /// Notes the first request of a connection.
+    fn begin_request(&self, key: u64, request: &Request) -> Begun;
+    /// The connection has ended, or its answers have.
+    fn end_request(&self, key: u64);
+    /// What the requests of a backend were like, if it is measured.
+    fn measure(&self, backend: u32) -> Option<Shared<Measure>>;
     /// What a sweep has found of a backend.
     fn recount(&self, index: u32) -> Option<Shared<Recount>>;
     /// A slot of the selection tables.

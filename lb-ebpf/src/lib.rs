@@ -23,6 +23,7 @@ pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod requests;
 pub mod reset;
 pub mod rewrite;
 pub mod select;

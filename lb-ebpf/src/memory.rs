@@ -1,14 +1,22 @@
 //! Flow tables and counts in memory, for the unit tests of what works on them.
 
-use core::cell::UnsafeCell;
-use std::vec::Vec;
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use std::{boxed::Box, collections::HashMap, sync::Mutex, vec::Vec};
 
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
-    counters::Recount, flow::WAYS,
+    counters::Recount,
+    flow::WAYS,
+    request::{Measure, Request},
 };
 
-use crate::env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table};
+use crate::{
+    env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table},
+    requests::Begun,
+};
 
 /// Surroundings with nothing but two tables and the counts of a few backends.
 pub(crate) struct Memory {
@@ -19,6 +27,12 @@ pub(crate) struct Memory {
     forward: Vec<UnsafeCell<Bucket>>,
     reply: Vec<UnsafeCell<Bucket>>,
     loads: Vec<UnsafeCell<BackendLoad>>,
+    /// The time in nanoseconds.
+    pub(crate) time: AtomicU64,
+    /// Connections whose requests can be noted.
+    pub(crate) room: usize,
+    requests: Mutex<HashMap<u64, Box<UnsafeCell<Request>>>>,
+    measures: Vec<UnsafeCell<Measure>>,
 }
 
 // SAFETY: the cells are only reached through raw pointers, in the ways that programs on several CPUs reach map memory.
@@ -63,7 +77,23 @@ impl Memory {
             forward: table(),
             reply: table(),
             loads: (0..8).map(|_| UnsafeCell::new(BackendLoad::default())).collect(),
+            time: AtomicU64::new(0),
+            room: usize::MAX,
+            requests: Mutex::default(),
+            measures: (0..8).map(|_| UnsafeCell::new(Measure::default())).collect(),
         }
+    }
+
+    /// A copy of what a backend's requests were like, while nobody changes it.
+    pub(crate) fn measured(&self, backend: u32) -> Measure {
+        // SAFETY: as below.
+        unsafe { *self.measure(backend).unwrap().ptr() }
+    }
+
+    /// A copy of a connection's last request, while nobody changes it.
+    pub(crate) fn last_request(&self, key: u64) -> Option<Request> {
+        // SAFETY: as below.
+        self.request(key).map(|request| unsafe { *request.ptr() })
     }
 
     /// A copy of a bucket, while nobody changes it.
@@ -127,6 +157,32 @@ impl Env for Memory {
     }
     fn traffic(&self, _: u32) -> Option<Shared<Traffic>> {
         None
+    }
+    fn nanoseconds(&self) -> u64 {
+        self.time.load(Ordering::SeqCst)
+    }
+    fn request(&self, key: u64) -> Option<Shared<Request>> {
+        // An element stays where it is while the table grows; one that is deleted leaks, as others may still see it.
+        self.requests.lock().unwrap().get(&key).map(|request| shared(request))
+    }
+    fn begin_request(&self, key: u64, request: &Request) -> Begun {
+        let mut requests = self.requests.lock().unwrap();
+        if requests.contains_key(&key) {
+            return Begun::Known;
+        }
+        if requests.len() >= self.room {
+            return Begun::Full;
+        }
+        requests.insert(key, Box::new(UnsafeCell::new(*request)));
+        Begun::Noted
+    }
+    fn end_request(&self, key: u64) {
+        if let Some(request) = self.requests.lock().unwrap().remove(&key) {
+            Box::leak(request);
+        }
+    }
+    fn measure(&self, backend: u32) -> Option<Shared<Measure>> {
+        self.measures.get(backend as usize).map(shared)
     }
     fn recount(&self, _: u32) -> Option<Shared<Recount>> {
         None

@@ -4,7 +4,10 @@
 //! The way is asked for before anything else changes: what a hook cannot finish passes as it came, and the next hook finds the
 //! flow that may have been made for it.
 
-use lb_common::{BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic};
+use lb_common::{
+    BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic, flow::meta_generation, request::flow_key,
+    service::FRONTEND_MEASURED,
+};
 
 use crate::{
     create::create,
@@ -13,6 +16,7 @@ use crate::{
     icmp, neighbor,
     packet::Packet,
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
+    requests::{self, Connection},
     rewrite,
     table::{self, Hit, Key, NO_LINK, Place, key_of},
 };
@@ -188,6 +192,7 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
         return Verdict::drop(reason);
     }
     scratch.now = env.now();
+    scratch.measured = (frontend.flags & FRONTEND_MEASURED) as u32;
     match client_flow(env, scratch, frontend) {
         Ok(()) => {}
         Err(DropReason::NoBackend) => return Verdict::refuse(DropReason::NoBackend),
@@ -269,6 +274,7 @@ fn reply<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, endp
     let Some(vip) = env.vip(client.id) else { return Verdict::drop(DropReason::StaleTable) };
     scratch.to = Tuple { src: vip.key.addr, dst: client.addr, src_port: vip.key.port, dst_port: client.port };
     scratch.now = env.now();
+    scratch.measured = vip.measured as u32;
     send(packet, env, scratch, Direction::Out)
 }
 
@@ -306,12 +312,24 @@ fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direc
     if flow::track(env, &scratch.hit, direction, parsed, scratch.now).is_err() {
         return Verdict::drop(DropReason::TableBusy);
     }
+    if scratch.measured != 0 {
+        measure(packet, env, &scratch.hit, parsed, direction);
+    }
     if rewrite::transport(packet, parsed, &scratch.to, hop).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
     let bytes = parsed.ip_bytes as u64 + (segments.max(1) as u64 - 1) * headers as u64;
     count(env, scratch.hit.backend, direction, segments as u64, bytes);
     verdict
+}
+
+/// Follows the requests of a flow until its backend has said its last word.
+#[inline(always)]
+fn measure<P: Packet, E: Env>(packet: &P, env: &E, hit: &Hit, parsed: &Parsed, direction: Direction) {
+    if !matches!(hit.state(), FlowState::FinBackend | FlowState::Closing) {
+        let key = flow_key(hit.slot, meta_generation(hit.meta));
+        requests::follow(packet, env, parsed, &Connection { key, backend: hit.backend }, direction);
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! Whoever changes [`Connection::owner`], and nobody else, changes the counts of the owners before and after: so the sum is right,
 //! whatever runs at the same time.
 
-use core::ptr::{addr_of_mut, read_volatile};
+use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use lb_common::{
     Addr, AffinityKey, Algorithm, BackendLoad, Frontend, SocketKey, Traffic,
@@ -18,7 +18,7 @@ use crate::{
     atomic,
     env::{Env, Shared},
     parse::{Parsed, protocol},
-    select,
+    requests, select,
 };
 
 /// Cgroups of a process that are asked for, from below the root: a container's is at level 4 of a node run by systemd.
@@ -211,6 +211,29 @@ pub unsafe fn end<E: Env>(env: &E, owner: *mut u32, cut: bool) {
     {
         add(load, Count::Resets, 1);
     }
+}
+
+/// A connection that nobody counts any more has no requests either. Called after that was said, see [`measured`].
+#[inline(always)]
+pub fn end_requests<E: Env>(env: &E, connection: Shared<Connection>) {
+    // SAFETY: in map memory that is valid for the program's time.
+    let (index, cookie) = unsafe { ((*connection.ptr()).backend, (*connection.ptr()).cookie) };
+    if env.backend(index).is_some_and(|backend| backend.response_idle != 0) {
+        env.end_request(cookie);
+    }
+}
+
+/// The connection of an established socket, if its requests are measured. Who has noted something of them asks once more afterwards:
+/// either this sees that the connection has ended meanwhile, or its end sees what was noted.
+#[inline(always)]
+pub fn measured<E: Env>(env: &E, connection: Shared<Connection>) -> Option<requests::Connection> {
+    // SAFETY: as above; the owner is read once.
+    let (owner, backend, key) = unsafe {
+        let connection = connection.ptr();
+        (read_volatile(addr_of!((*connection).owner)), (*connection).backend, (*connection).cookie)
+    };
+    let is_measured = owner & OWNER_ESTABLISHED != 0 && env.backend(backend)?.response_idle != 0;
+    is_measured.then_some(requests::Connection { key, backend })
 }
 
 /// Adds to the backend's traffic what a connection has carried and was not counted yet. `total` is in the terms of

@@ -179,7 +179,7 @@ fn frontend(id: u32, socket: SocketAddrV4, protocol: Protocol, algorithm: Algori
     let frontend =
         Frontend { id, service: id, inside: place, outside: place, algorithm: algorithm as u8, ..Frontend::default() };
     let mut writes: Vec<_> = (first..first + BACKENDS).flat_map(backend).collect();
-    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE }));
+    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE, measured: 0 }));
     writes.push(Write::PutSlots(offset, table.slots));
     writes.push(Write::PutFrontend(key, frontend));
     writes

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lb_agent::dataplane::{Counters, SweepReport, Write};
+use lb_agent::{
+    dataplane::{Counters, SweepReport, Write},
+    signals::requests::Noted,
+};
 use lb_common::DropReason;
 use lb_ebpf::{
     answer::{self, Complaint},
@@ -152,6 +155,10 @@ impl Subject for Memory {
 
     fn counters(&self, backend: u32) -> anyhow::Result<Counters> {
         Ok(self.counters(backend))
+    }
+
+    fn noted(&self) -> anyhow::Result<Noted> {
+        Ok(self.noted())
     }
 
     fn drops(&self) -> anyhow::Result<BTreeMap<DropReason, u64>> {

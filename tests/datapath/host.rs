@@ -2,18 +2,26 @@
 
 use std::{
     cell::{RefCell, UnsafeCell},
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     net::IpAddr,
 };
 
-use lb_agent::dataplane::{Counters, SweepReport, Tables, Write};
+use lb_agent::{
+    dataplane::{Counters, SweepReport, Tables, Write},
+    signals::requests::Noted,
+};
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic,
-    Vip, abi::SweepResult, counters::Recount, flow::WAYS,
+    Vip,
+    abi::SweepResult,
+    counters::Recount,
+    flow::WAYS,
+    request::{Measure, Request},
 };
 use lb_ebpf::{
     env::{Env, Event, Hook, Limits, Route, Scratch, Shared, Table},
     parse::Parsed,
+    requests::Begun,
     sweep,
 };
 
@@ -42,6 +50,8 @@ pub(crate) struct Memory {
     loads: Vec<UnsafeCell<BackendLoad>>,
     traffic: Vec<UnsafeCell<Traffic>>,
     recounts: Vec<UnsafeCell<Recount>>,
+    requests: RefCell<HashMap<u64, Box<UnsafeCell<Request>>>>,
+    measures: Vec<UnsafeCell<Measure>>,
     cursors: Vec<UnsafeCell<u64>>,
     affinity: RefCell<HashMap<AffinityKey, AffinityValue>>,
     scratch: *mut Scratch,
@@ -60,7 +70,8 @@ const FREE_BACKEND: Backend = Backend {
     incarnation: 0,
     state: 0,
     zero: [0; 3],
-    zero2: [0; 2],
+    response_idle: 0,
+    zero2: 0,
 };
 
 fn cells<T: Copy>(count: usize, value: T) -> Vec<UnsafeCell<T>> {
@@ -94,6 +105,8 @@ impl Memory {
             loads: cells(ROOM, BackendLoad::default()),
             traffic: cells(ROOM, Traffic::default()),
             recounts: cells(ROOM, Recount::default()),
+            requests: RefCell::default(),
+            measures: cells(ROOM, Measure::default()),
             cursors: cells(ROOM, 0),
             affinity: RefCell::default(),
             scratch: Box::into_raw(Box::default()),
@@ -109,6 +122,7 @@ impl Memory {
         if let Some(index) = index {
             *self.loads[index as usize].get_mut() = BackendLoad::default();
             *self.traffic[index as usize].get_mut() = Traffic::default();
+            *self.measures[index as usize].get_mut() = Measure::default();
         }
         write.apply(&mut self.tables);
     }
@@ -121,6 +135,19 @@ impl Memory {
         // SAFETY: nothing else uses the cells while this runs: there is one thread, and no packet is under way.
         unsafe {
             Counters { load: *self.loads[backend as usize].get(), traffic: *self.traffic[backend as usize].get() }
+        }
+    }
+
+    /// What is noted of requests. Flows that are gone are not told from others.
+    pub(crate) fn noted(&self) -> Noted {
+        let backends = self.tables.backends.iter().filter(|(_, backend)| backend.response_idle != 0);
+        // SAFETY: as in `counters`.
+        unsafe {
+            Noted {
+                measures: backends.map(|(index, _)| (*index, *self.measures[*index as usize].get())).collect(),
+                requests: self.requests.borrow().iter().map(|(key, request)| (*key, *request.get())).collect(),
+                ended: Vec::new(),
+            }
         }
     }
 
@@ -274,6 +301,33 @@ impl Env for At<'_> {
 
     fn traffic(&self, index: u32) -> Option<Shared<Traffic>> {
         self.memory.traffic.get(index as usize).map(shared)
+    }
+
+    fn nanoseconds(&self) -> u64 {
+        u64::from(self.memory.clock) * 1_000_000_000
+    }
+
+    fn request(&self, key: u64) -> Option<Shared<Request>> {
+        self.memory.requests.borrow().get(&key).map(|request| shared(request))
+    }
+
+    fn begin_request(&self, key: u64, request: &Request) -> Begun {
+        match self.memory.requests.borrow_mut().entry(key) {
+            Entry::Occupied(_) => Begun::Known,
+            Entry::Vacant(place) => {
+                place.insert(Box::new(UnsafeCell::new(*request)));
+                Begun::Noted
+            }
+        }
+    }
+
+    fn end_request(&self, key: u64) {
+        self.memory.requests.borrow_mut().remove(&key);
+    }
+
+    fn measure(&self, backend: u32) -> Option<Shared<Measure>> {
+        let is_measured = self.backend(backend)?.response_idle != 0;
+        self.memory.measures.get(backend as usize).filter(|_| is_measured).map(shared)
     }
 
     fn recount(&self, index: u32) -> Option<Shared<Recount>> {

@@ -11,10 +11,13 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use lb_agent::dataplane::{
-    Counters, Dataplane as _, Inspect as _, SweepReport, Write,
-    bpf::{Bpf, Options, Sizes},
-    pins::map_folder,
+use lb_agent::{
+    dataplane::{
+        Counters, Dataplane as _, Inspect as _, SweepReport, Write,
+        bpf::{Bpf, Options, Sizes},
+        pins::map_folder,
+    },
+    signals::requests::Noted,
 };
 use lb_common::{
     DropReason,
@@ -213,6 +216,10 @@ impl Subject for Node {
 
     fn counters(&self, backend: u32) -> Result<Counters> {
         self.bpf.counters(&[backend])?.pop().context("no counters")
+    }
+
+    fn noted(&self) -> Result<Noted> {
+        Ok(self.bpf.noted()?)
     }
 
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>> {

@@ -195,12 +195,12 @@ pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection
         zero: 0,
     };
     bpf.write(&Write::PutSlots(offset, selection.slots.clone()))?;
-    bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE }))?;
+    bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE, measured: 0 }))?;
     Ok(bpf.write(&Write::PutFrontend(vip(frontend), record))?)
 }
 
 /// Removes a frontend; a sweep forgets its flows.
 pub(crate) fn remove_frontend(bpf: &mut Bpf, frontend: usize) -> Result<()> {
     bpf.write(&Write::DeleteFrontend(vip(frontend)))?;
-    Ok(bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED }))?)
+    Ok(bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED, measured: 0 }))?)
 }

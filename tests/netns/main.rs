@@ -12,6 +12,7 @@ mod pods;
 mod policies;
 mod reach;
 mod refusals;
+mod requests;
 mod scaling;
 mod sockets;
 mod sockets_counts;

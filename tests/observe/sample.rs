@@ -12,6 +12,7 @@ use lb_agent::{
     dataplane::Counters,
     model::ServiceId,
     scaling::{PolicyStatus, ScalePolicy, forecast::ForecastReport, status::SignalStatus, validate},
+    signals::requests::{Answers, RequestLoad},
     telemetry::{BackendSnapshot, NodeStatus, ServiceSnapshot, Snapshot, SourceStatus, channel, http},
 };
 use lb_common::{BackendLoad, BackendState, DropReason, Protocol, Traffic};
@@ -58,6 +59,12 @@ fn service(protocol: Protocol, backends: &[&str], ticks: u64) -> Result<ServiceS
                 load: BackendLoad { active: 3, connections: 1000 + 2 * ticks, ..BackendLoad::default() },
                 traffic: Traffic { packets_in: 5000, packets_out: 6, bytes_in: 700 + ticks, bytes_out: 8000 + ticks },
             },
+            requests: Some(RequestLoad {
+                in_flight: 2,
+                begun: 100 + ticks,
+                unseen: 0,
+                answers: Answers::new(vec![0, 90 + ticks, 8], 3_000_000),
+            }),
         })
     };
     let id = ServiceId { namespace: "shop".to_owned(), name: "dns".to_owned(), port: 53, protocol };

@@ -95,6 +95,7 @@ pub struct Backend {
     pub active_connections: u64,
     pub pending_connections: u64,
     pub remote_connections: u64,
+    pub in_flight: Option<u64>,
     pub connections_total: u64,
     pub packets_in: Option<u64>,
     pub packets_out: Option<u64>,

@@ -3,7 +3,8 @@
 //! TCP: the first line says what is wanted: `GET / HTTP/1.1` and headers (answered with the server's name; kept open unless the
 //! client says `Connection: close`), `GET /source` (name, space and the client's address as the server sees it), `GET /metrics`
 //! (how many connections are open, as Prometheus reads it), `echo` (then
-//! everything comes back), `put` (then bytes to the end; answered with their count and checksum) or `get N` (N bytes, then the end).
+//! everything comes back), `put` (then bytes to the end; answered with their count and checksum), `get N` (N bytes, then the end) or
+//! `tokens N MS` (N tokens, one every MS milliseconds, and then the next request).
 //! UDP: `get N` is answered with N bytes, `source` as over TCP, all else with the name, a space and itself.
 
 use std::{
@@ -148,6 +149,14 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()>
             ("put", _) => {
                 let got = transfer::receive(&mut reader)?;
                 return writeln!(writer, "{} {}", got.bytes, got.sha256);
+            }
+            ("tokens", wanted) => {
+                let (count, pause) = wanted.split_once(' ').unwrap_or((wanted, "0"));
+                let pause = Duration::from_millis(pause.parse().unwrap_or(0));
+                for _ in 0..count.parse().unwrap_or(0) {
+                    writer.write_all(b"token\n")?;
+                    thread::sleep(pause);
+                }
             }
             ("get", count) => {
                 return transfer::send(&mut writer, count.parse().unwrap_or(0)).map(drop);

@@ -1,6 +1,6 @@
 //! What should be in the kernel, from the model and what is known of its backends.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lb_common::Addr;
 
@@ -10,8 +10,12 @@ use crate::{
     plan::{DesiredBackend, DesiredService},
 };
 
-/// What should be in the kernel of a service port; of a backend without a condition nothing is known.
-pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>) -> DesiredService {
+/// How long a response may pause before it is over, where its Service does not say.
+const RESPONSE_IDLE: Duration = Duration::from_secs(1);
+
+/// What should be in the kernel of a service port; of a backend without a condition nothing is known. `measured`: a policy reads its
+/// requests.
+pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>, measured: bool) -> DesiredService {
     let weights = effective(port, conditions);
     let backend = |(at, spec): (&SocketAddr, &crate::model::BackendSpec)| {
         let effective = weights.get(at);
@@ -33,6 +37,7 @@ pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>)
         algorithm: port.algorithm,
         affinity: port.affinity,
         maglev_size: port.maglev_size,
+        response_idle: (port.measure || measured).then(|| port.response_idle.unwrap_or(RESPONSE_IDLE)),
         backends: port.backends.iter().map(backend).collect(),
     }
 }

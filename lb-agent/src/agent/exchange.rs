@@ -15,7 +15,10 @@ use crate::{
     },
     dataplane::Counters,
     plan::Image,
+    signals::requests::RequestLoad,
 };
+
+use super::report;
 
 /// This node's part in it.
 pub struct Exchange {
@@ -32,8 +35,8 @@ impl Exchange {
     }
 
     /// Tells what backends carry here.
-    pub fn tell(&mut self, tables: &Image, counters: &BTreeMap<u32, Counters>) {
-        let told = told(tables, counters);
+    pub fn tell(&mut self, tables: &Image, load: &report::Carried<'_>) {
+        let told = told(tables, load.counters);
         let before = std::mem::take(&mut self.names);
         for (index, backend) in &told {
             let known = before.get(index).filter(|(incarnation, _)| *incarnation == backend.incarnation).cloned();
@@ -41,8 +44,8 @@ impl Exchange {
             self.names.extend(named.map(|named| (*index, named)));
         }
         let carried = self.names.iter().map(|(index, (_, name))| {
-            let counters = counters.get(index).copied().unwrap_or_default();
-            (*index, (Arc::clone(name), counts(&counters)))
+            let counters = load.counters.get(index).copied().unwrap_or_default();
+            (*index, (Arc::clone(name), counts(&counters, load.requests.get(index))))
         });
         let carried = Arc::new(carried.collect::<Carried>());
         self.speech.send_modify(|speech| speech.carried = Some((Instant::now(), carried)));
@@ -60,6 +63,11 @@ impl Exchange {
             named.zip(backend).is_some_and(|((incarnation, _), backend)| backend.incarnation == *incarnation)
         };
         word.elsewhere.iter().filter(is_it).map(|(index, (_, active))| (*index, *active)).collect()
+    }
+
+    /// The Services whose requests the coordinator wants to know of, if it has ever said so; the last word stays.
+    pub fn measured(&self) -> Option<BTreeSet<(String, String)>> {
+        self.word.borrow().followed.clone()
     }
 
     /// The backends that the coordinator drains; the last word stays.
@@ -91,12 +99,13 @@ fn name(tables: &Image, backend: &Backend) -> Option<BackendName> {
     Some(BackendName { service: (id.namespace, id.name), socket: backend.key() })
 }
 
-fn counts(counters: &Counters) -> Counts {
+fn counts(counters: &Counters, requests: Option<&RequestLoad>) -> Counts {
     let Counters { load, traffic } = counters;
     Counts {
         active: load.open(),
         pending: load.pending,
         connections: load.connections,
         bytes: traffic.bytes_in + traffic.bytes_out,
+        requests: requests.cloned().map(Box::new),
     }
 }

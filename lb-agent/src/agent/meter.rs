@@ -19,7 +19,7 @@ pub struct Meter {
 
 impl Meter {
     /// The counters as last read; who is not in it has carried nothing.
-    pub fn counters(&self) -> &BTreeMap<u32, Counters> {
+    pub const fn counters(&self) -> &BTreeMap<u32, Counters> {
         &self.counters
     }
 

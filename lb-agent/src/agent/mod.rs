@@ -158,7 +158,7 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
             _ = interrupt.recv() => break,
             () = agent.source.changed() => agent.source_changed(),
             update = follower.next() => agent.node_changed(update, &mut follower),
-            Some(answer) = asks.recv() => drop(answer.send(report::services(&agent.core.tables, agent.core.counters()))),
+            Some(answer) = asks.recv() => drop(answer.send(report::services(&agent.core.tables, &agent.core.carried()))),
             () = netfilter.changed() => agent.rules_changed(&netfilter),
             result = agent.grace.over() => agent.grace_over(result),
             Some(event) = health.recv() => agent.health_changed(event, &mut health),
@@ -335,6 +335,8 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         let (model, mut problems) = build::build(&objects, &setting, &holders);
         let (policies, more) = build::policies(&objects);
         problems.extend(more);
+        let measured = policies.iter().filter(|policy| policy.reads_requests());
+        self.core.set_measured(measured.map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect());
         self.policies = policies;
         self.note("files", faults.iter().map(Problem::to_string).collect());
         self.note("model", problems.iter().map(Problem::to_string).collect());
@@ -536,10 +538,12 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         }
         if let Some(exchange) = &self.exchange {
             self.core.ordered_drains = exchange.draining();
+            exchange.measured().into_iter().for_each(|services| self.core.set_measured(services));
         }
         let result = block_in_place(|| self.core.tick(uptime()));
         self.exchange();
         self.note("sync", result.err().iter().map(ToString::to_string).collect());
+        self.note("requests", self.core.unseen_requests().into_iter().collect());
         self.tend_sockets();
         self.begin_grace();
         self.look_at_cluster();
@@ -551,7 +555,7 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
     fn exchange(&mut self) {
         let result = match &mut self.exchange {
             Some(exchange) => {
-                exchange.tell(&self.core.tables, self.core.counters());
+                exchange.tell(&self.core.tables, &self.core.carried());
                 self.core.set_remote(&exchange.elsewhere(&self.core.tables))
             }
             None => self.core.set_remote(&BTreeMap::new()),
@@ -561,7 +565,10 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
 
     fn tend_sockets(&mut self) {
         let (sockets, core) = (&mut self.sockets, &mut self.core);
-        let result = block_in_place(|| sockets.tick(&mut core.dataplane, &self.view, &core.tables));
+        let result = block_in_place(|| {
+            let followed = sockets.follow_requests(&mut core.dataplane, !core.requests.is_empty());
+            followed.and(sockets.tick(&mut core.dataplane, &self.view, &core.tables))
+        });
         if let Ok(ended @ 1..) = result {
             tracing::info!(ended, "ended sockets whose backend is gone");
         }
@@ -571,7 +578,7 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
     fn scale(&mut self) {
         let clock = Clock { now: uptime(), wall: SystemTime::now() };
         let wanted = self.policies.iter().map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect();
-        let samples = report::samples(&self.core.tables, self.core.counters(), &wanted, clock.now);
+        let samples = report::samples(&self.core.tables, &self.core.carried(), &wanted, clock.now);
         self.scaler.tick(clock, &samples, &self.policies);
     }
 

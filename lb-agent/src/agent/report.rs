@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{Backend, BackendState, Protocol};
+use lb_common::{BackendState, Protocol};
 
 use crate::{
     dataplane::{Capacity, Counters},
@@ -13,20 +13,36 @@ use crate::{
     model::ServiceId,
     plan::Image,
     scaling::{BackendKey, BackendSample, ServiceSample},
+    signals::requests::RequestLoad,
     telemetry::{BackendSnapshot, ServiceSnapshot},
 };
 
+/// What backends carry, by index.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried<'a> {
+    /// Connections, packets and bytes; who is not in it has carried nothing.
+    pub counters: &'a BTreeMap<u32, Counters>,
+    /// Requests, of those that are measured.
+    pub requests: &'a BTreeMap<u32, RequestLoad>,
+}
+
 /// Every service port of the tables with its backends that are not removed.
-pub fn services(tables: &Image, counters: &BTreeMap<u32, Counters>) -> Vec<ServiceSnapshot> {
-    let snapshot = |(id, index): (&ServiceId, &u32)| service(tables, counters, id, *index);
+pub fn services(tables: &Image, carried: &Carried<'_>) -> Vec<ServiceSnapshot> {
+    let snapshot = |(id, index): (&ServiceId, &u32)| service(tables, carried, id, *index);
     tables.services().iter().filter_map(snapshot).collect()
 }
 
 /// A service port; none if all that is left of it is being removed.
-fn service(tables: &Image, counters: &BTreeMap<u32, Counters>, id: &ServiceId, index: u32) -> Option<ServiceSnapshot> {
+fn service(tables: &Image, carried: &Carried<'_>, id: &ServiceId, index: u32) -> Option<ServiceSnapshot> {
     let backends = tables.backends_of(index).filter_map(|(index, backend)| {
         let state = BackendState::from_number(backend.state).filter(|state| *state != BackendState::Removed)?;
-        Some(snapshot(backend, state, counters.get(&index).copied().unwrap_or_default()))
+        Some(BackendSnapshot {
+            address: backend.key().socket(),
+            state,
+            effective_weight: backend.effective_weight,
+            counters: carried.counters.get(&index).copied().unwrap_or_default(),
+            requests: carried.requests.get(&index).cloned(),
+        })
     });
     let backends: Vec<BackendSnapshot> = backends.collect();
     let is_there = !backends.is_empty() || tables.frontends_of(index).next().is_some();
@@ -52,19 +68,15 @@ pub fn holders(tables: &Image) -> Holders {
     tables.services().iter().flat_map(of).collect()
 }
 
-fn snapshot(backend: &Backend, state: BackendState, counters: Counters) -> BackendSnapshot {
-    BackendSnapshot { address: backend.key().socket(), state, effective_weight: backend.effective_weight, counters }
-}
-
 /// What the scaler reads: the backends of these Services, by namespace and name, over all their ports.
 pub fn samples(
     tables: &Image,
-    counters: &BTreeMap<u32, Counters>,
+    carried: &Carried<'_>,
     wanted: &BTreeSet<(String, String)>,
     at: Duration,
 ) -> Vec<ServiceSample> {
     let sample = |(namespace, name): &(String, String)| {
-        let backends = ports(tables, namespace, name).filter_map(|(id, index)| service(tables, counters, id, index));
+        let backends = ports(tables, namespace, name).filter_map(|(id, index)| service(tables, carried, id, index));
         let backends: Vec<BackendSample> = backends
             .flat_map(|service| service.backends.iter().map(|backend| sample(&service.id, backend)).collect::<Vec<_>>())
             .collect();
@@ -90,6 +102,7 @@ fn sample(id: &ServiceId, backend: &BackendSnapshot) -> BackendSample {
         active: load.open(),
         connections: load.connections,
         bytes: traffic.bytes_in + traffic.bytes_out,
+        requests: backend.requests.clone(),
         // Without a cluster nobody says which processes a backend is.
         usage: None,
     }

@@ -187,6 +187,8 @@ pub trait Sockets {
     fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), Error>;
     /// Removes the hooks, if there are any.
     fn detach_sockets(&mut self) -> Result<(), Error>;
+    /// Has the packets of sockets below a cgroup looked at for requests; none: of no socket.
+    fn follow_requests(&mut self, cgroup: Option<&Path>) -> Result<(), Error>;
     /// Tells the hooks where processes are: these, and no others.
     fn set_pods(&mut self, pods: &BTreeMap<PodKey, Pod>) -> Result<(), Error>;
     /// What finds the node's sockets that were connected to frontends and are still open, and brings their backends' traffic up to date.
@@ -201,6 +203,10 @@ impl Sockets for Bpf {
 
     fn detach_sockets(&mut self) -> Result<(), Error> {
         Self::detach_sockets(self).map(drop)
+    }
+
+    fn follow_requests(&mut self, cgroup: Option<&Path>) -> Result<(), Error> {
+        Self::follow_requests(self, cgroup)
     }
 
     fn set_pods(&mut self, pods: &BTreeMap<PodKey, Pod>) -> Result<(), Error> {
@@ -230,6 +236,8 @@ pub struct SocketHooks {
     cookie: u64,
     namespaces: Vec<Namespace>,
     excluded: BTreeSet<ExcludedPod>,
+    /// Whether packets are looked at for requests; none: nobody knows.
+    follows: Option<bool>,
     /// What the hooks were told last.
     told: BTreeMap<PodKey, Pod>,
     ticks: u64,
@@ -253,6 +261,7 @@ impl SocketHooks {
             cookie: 0,
             namespaces: Vec::new(),
             excluded,
+            follows: None,
             told: BTreeMap::new(),
             ticks: 0,
             listing: None,
@@ -298,6 +307,16 @@ impl SocketHooks {
             what: "end sockets of removed backends".into(),
             source: Box::new(source),
         })
+    }
+
+    /// Has packets looked at for requests while there are Services that are measured: it costs every socket something.
+    pub fn follow_requests<D: Sockets>(&mut self, dataplane: &mut D, wanted: bool) -> Result<(), Error> {
+        let Some(cgroup) = self.config.cgroup.as_deref().filter(|_| self.follows != Some(wanted)) else {
+            return Ok(());
+        };
+        dataplane.follow_requests(wanted.then_some(cgroup))?;
+        self.follows = Some(wanted);
+        Ok(())
     }
 
     /// The open sockets, if they have been looked for since this was last asked.

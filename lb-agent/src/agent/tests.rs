@@ -1,8 +1,13 @@
 //! The agent over maps in memory, second by second.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
-use lb_common::{Algorithm, BackendLoad, BackendState, Protocol, SocketKey, counters::Recount};
+use lb_common::{
+    Algorithm, BackendLoad, BackendState, Protocol, SocketKey,
+    counters::Recount,
+    request::{Measure, Request},
+    service::FRONTEND_MEASURED,
+};
 
 use super::*;
 use crate::{
@@ -10,6 +15,7 @@ use crate::{
     config::SourceConfig,
     dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
     model::{BackendSpec, Feedback, HealthCheck, Model, Probe, ServiceId, ServicePort},
+    signals::requests::Noted,
 };
 
 pub(super) const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
@@ -253,17 +259,87 @@ fn feedback_moves_weights_in_the_maps() {
     assert_eq!(backends(&fake), [(1, BackendState::Ready, 100), (2, BackendState::Ready, 100)]);
 }
 
+/// Response idle times of the backends, and whether the frontends are marked, for both directions.
+fn measuring(fake: &Fake) -> (Vec<u32>, bool, bool) {
+    let tables = fake.tables().unwrap();
+    let frontends = tables.frontends.values().all(|frontend| frontend.flags & FRONTEND_MEASURED != 0);
+    let idle = tables.backends.values().map(|backend| backend.response_idle).collect();
+    (idle, frontends, tables.vips.values().all(|vip| vip.measured == 1))
+}
+
+#[test]
+fn requests_are_measured_while_somebody_reads_them() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(ServicePort { response_idle: Some(Duration::from_millis(300)), ..port(2) }));
+    let ours: BTreeSet<_> = [("default".to_owned(), "web".to_owned())].into();
+    assert_eq!(measuring(&fake), (vec![0, 0], false, false));
+    agent.set_measured(BTreeSet::from([("default".to_owned(), "other".to_owned())]));
+    assert!(!agent.sync(second(1)).unwrap(), "that is no Service of ours");
+    agent.set_measured(ours);
+    agent.tick(second(2)).unwrap();
+    assert_eq!(measuring(&fake), (vec![300, 300], true, true));
+    let next = ServicePort { response_idle: Some(Duration::from_millis(300)), ..port(3) };
+    let mut agent = core(&fake, model(next));
+    agent.tick(second(3)).unwrap();
+    assert_eq!(measuring(&fake), (vec![300; 3], true, true), "the next agent goes on until it is told");
+    agent.set_measured(BTreeSet::new());
+    agent.tick(second(4)).unwrap();
+    assert_eq!(measuring(&fake), (vec![0; 3], false, false));
+    let asks = ServicePort { measure: true, ..port(3) };
+    agent.set_model(model(asks), true, second(5));
+    agent.tick(second(5)).unwrap();
+    assert_eq!(measuring(&fake), (vec![1000; 3], true, true));
+}
+
+#[test]
+fn udp_is_not_measured() {
+    let fake = Fake::new(CAPACITY);
+    let id = ServiceId { protocol: Protocol::Udp, ..id() };
+    let key = SocketKey::new(SocketAddr::from(([10, 96, 0, 1], 80)), Protocol::Udp);
+    let udp = ServicePort { frontends: [(key, Default::default())].into(), measure: true, ..port(1) };
+    drop(core(&fake, Model { services: [(id, udp)].into() }));
+    assert_eq!(measuring(&fake), (vec![0], false, false));
+}
+
+#[test]
+fn requests_are_read_each_second_and_what_is_left_over_is_forgotten() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(ServicePort { measure: true, ..port(2) }));
+    let incarnation = fake.tables().unwrap().backends[&0].incarnation;
+    let noted = |unseen| Noted {
+        measures: [(0, Measure { requests: 5, unseen, ..Measure::default() }), (1, Measure::default())].into(),
+        requests: [
+            (7, Request { backend: 0, incarnation, begun: 1, ..Request::default() }),
+            (8, Request { backend: 0, incarnation: incarnation + 1, begun: 1, ..Request::default() }),
+        ]
+        .into(),
+        ended: vec![9],
+    };
+    fake.state().noted = noted(0);
+    agent.tick(second(1)).unwrap();
+    let seen: Vec<_> = agent.carried().requests.values().map(|load| (load.in_flight, load.begun)).collect();
+    assert_eq!((seen, fake.state().forgotten.clone()), (vec![(1, 5), (0, 0)], vec![8, 9]));
+    assert_eq!(agent.unseen_requests(), None);
+    fake.state().noted = noted(1);
+    agent.tick(second(2)).unwrap();
+    assert!(agent.unseen_requests().unwrap().contains("measure fewer Services"));
+    agent.tick(second(61)).unwrap();
+    assert!(agent.unseen_requests().is_some(), "it is told for a minute");
+    agent.tick(second(63)).unwrap();
+    assert_eq!(agent.unseen_requests(), None);
+}
+
 #[test]
 fn reports_name_what_the_maps_hold() {
     let fake = Fake::new(CAPACITY);
     let mut agent = core(&fake, model(port(2)));
     carry(&fake, 1, 3, 5);
     agent.tick(second(1)).unwrap();
-    let services = report::services(&agent.tables, agent.counters());
+    let services = report::services(&agent.tables, &agent.carried());
     assert_eq!(services.len(), 1);
     assert_eq!((&services[0].id, services[0].backends.len()), (&id(), 2));
     let samples =
-        report::samples(&agent.tables, agent.counters(), &[("default".into(), "web".into())].into(), second(1));
+        report::samples(&agent.tables, &agent.carried(), &[("default".into(), "web".into())].into(), second(1));
     assert_eq!(
         (samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready),
         ("web", 3, true)

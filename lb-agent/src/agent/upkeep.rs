@@ -18,7 +18,11 @@ use crate::{
     dataplane::{self, Dataplane},
     model::{ServiceId, ServicePort},
     plan,
+    signals::requests::{self, RequestLoad},
 };
+
+/// So long it is told that there were more measured connections than room for them.
+const CROWDED: Duration = Duration::from_secs(60);
 
 /// What backends carry through other nodes is no load of this one.
 fn take_remote(loads: &mut BTreeMap<u32, BackendLoad>) -> BTreeMap<u32, u64> {
@@ -53,7 +57,26 @@ impl<D: Dataplane> Core<D> {
         let due = self.meter.hear(&loads, now);
         let counters = self.dataplane.counters(&due)?;
         self.meter.read(&due, counters);
+        self.look_at_requests(now)?;
         Ok(loads)
+    }
+
+    /// That there are too many measured connections, if there lately were.
+    pub fn unseen_requests(&self) -> Option<String> {
+        self.crowded.map(|_| {
+            "more connections are measured than the map requests has room for: requests of the others are missing from inFlight; \
+             measure fewer Services"
+                .to_owned()
+        })
+    }
+
+    fn look_at_requests(&mut self, now: Duration) -> Result<(), dataplane::Error> {
+        let noted = self.dataplane.noted()?;
+        let before = std::mem::replace(&mut self.requests, requests::loads(&noted, self.tables.backends(), now));
+        let unseen = |(index, load): (&u32, &RequestLoad)| before.get(index).is_some_and(|b| b.unseen < load.unseen);
+        let is_crowded = self.requests.iter().any(unseen);
+        self.crowded = if is_crowded { Some(now + CROWDED) } else { self.crowded.filter(|until| *until > now) };
+        self.dataplane.forget_requests(&requests::stale(&noted, self.tables.backends()))
     }
 
     /// Says what backends carry through other nodes; of who is not named that is nothing.

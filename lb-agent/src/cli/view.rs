@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use lb_common::{Backend, BackendState, SocketKey};
 
 use super::Error;
-use crate::dataplane::{Counters, Inspect, Tables};
+use crate::{
+    agent::uptime,
+    dataplane::{Counters, Inspect, Tables},
+    signals::requests::{self, RequestLoad},
+};
 
 /// What was read.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +18,8 @@ pub struct View {
     pub tables: Tables,
     /// What each backend carries, by index.
     pub counters: BTreeMap<u32, Counters>,
+    /// What the requests of each backend that is measured are like, by index.
+    pub requests: BTreeMap<u32, RequestLoad>,
 }
 
 impl View {
@@ -22,7 +28,8 @@ impl View {
         let tables = source.tables()?;
         let indexes: Vec<u32> = tables.backends.keys().copied().collect();
         let counters = indexes.iter().copied().zip(source.counters(&indexes)?).collect();
-        Ok(Self { tables, counters })
+        let requests = requests::loads(&source.noted()?, &tables.backends, uptime());
+        Ok(Self { tables, counters, requests })
     }
 
     /// The counters of a backend.
@@ -157,7 +164,7 @@ pub(super) mod sample {
             [(0, "10.0.0.1:80", 1, 0, 0), (1, "[fd00::1]:80", 1, 0, 0), (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY)]
         {
             tables.frontends.insert(key(text), frontend(id, service, offset, flags));
-            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE });
+            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE, measured: 0 });
         }
         tables.slots.insert(0, vec![0, 1, 0, 0, 1]);
         tables.slots.insert(8, vec![3; 5]);

@@ -28,12 +28,13 @@ use tonic::{
 
 use super::{
     LEASE, SERVER_NAME, TRUST,
+    allocate::ServiceKey,
     counts::{BackendName, Carried, News, Told, socket_keys},
     holder_address,
     serve::addresses,
     tls::AUTHORITY,
     usage,
-    wire::{Orders, Report, coordinator_client::CoordinatorClient},
+    wire::{Orders, Report, ServiceName, coordinator_client::CoordinatorClient},
 };
 use crate::signals::usage::{Place, Usage};
 
@@ -75,6 +76,8 @@ pub struct Word {
     pub draining: BTreeSet<SocketKey>,
     /// Pods whose usage is wanted, by their UIDs.
     pub measured: Arc<BTreeSet<String>>,
+    /// Services whose requests are measured, by namespace and name; none if nobody has ever said.
+    pub followed: Option<BTreeSet<ServiceKey>>,
     /// When it was last said; none while there is no leader.
     pub heard: Option<Instant>,
     /// Why there is none.
@@ -283,6 +286,10 @@ impl Link {
                     word.measured = Arc::new(uids);
                 }
             }
+            if let Some(followed) = &orders.followed {
+                let name = |service: &ServiceName| (service.namespace.clone(), service.name.clone());
+                word.followed = Some(followed.services.iter().map(name).collect());
+            }
             if orders.decided {
                 (word.heard, word.problem) = (Some(Instant::now()), None);
             }
@@ -345,7 +352,7 @@ mod tests {
     use super::*;
     use crate::cluster::{
         counts::{self, Counts},
-        wire::{Draining, Elsewhere, Measured},
+        wire::{Draining, Elsewhere, Followed, Measured},
     };
 
     fn link() -> (Link, watch::Receiver<Word>) {
@@ -389,6 +396,11 @@ mod tests {
         let (mut link, heard) = link();
         let mut told = Told::default();
         assert_eq!(link.usage().await, None, "nobody asks");
+        let followed = Followed { services: vec![ServiceName { namespace: "shop".into(), name: "web".into() }] };
+        link.hear(&Orders { followed: Some(followed), ..Orders::default() }, &told);
+        link.hear(&Orders::default(), &told);
+        let web = BTreeSet::from([("shop".to_owned(), "web".to_owned())]);
+        assert_eq!(heard.borrow().followed, Some(web), "the last word stays");
         link.hear(&Orders { measured: Some(Measured { uids: vec!["u".into()] }), ..Orders::default() }, &told);
         link.hear(&Orders::default(), &told);
         assert_eq!(*heard.borrow().measured, ["u".to_owned()].into(), "the last word stays");

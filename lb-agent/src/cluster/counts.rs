@@ -13,6 +13,7 @@ use super::{
     allocate::ServiceKey,
     wire::{self, Socket},
 };
+use crate::signals::requests::{Answers, RequestLoad};
 
 /// A backend of a Service, whichever of the Service's ports it serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +25,7 @@ pub struct BackendName {
 }
 
 /// What a backend carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections open now.
     pub active: u64,
@@ -34,6 +35,8 @@ pub struct Counts {
     pub connections: u64,
     /// IP bytes in both directions, ever.
     pub bytes: u64,
+    /// What its requests are like, where they are measured.
+    pub requests: Option<Box<RequestLoad>>,
 }
 
 /// What each backend carries through a node, by the node's number of it.
@@ -69,16 +72,17 @@ impl Told {
             stays
         });
         for (id, (name, counts)) in now {
-            let before = self.0.get(id).filter(|(known, _)| known == name).map(|(_, counts)| *counts);
+            let before = self.0.get(id).filter(|(known, _)| known == name).map(|(_, counts)| counts);
+            if before == Some(counts) {
+                continue;
+            }
             if before.is_none() {
                 news.backends.push(backend(*id, name));
             }
-            if before.unwrap_or_default() != *counts {
+            if before.unwrap_or(&Counts::default()) != counts {
                 news.counts.push(counts.to_wire(*id));
             }
-            if before != Some(*counts) {
-                self.0.insert(*id, (Arc::clone(name), *counts));
-            }
+            self.0.insert(*id, (Arc::clone(name), counts.clone()));
         }
         news
     }
@@ -86,17 +90,29 @@ impl Told {
 
 impl Counts {
     /// As it is sent.
-    pub const fn to_wire(self, id: u32) -> wire::Counts {
-        let Self { active, pending, connections, bytes } = self;
-        wire::Counts { id, active, pending, connections, bytes }
+    pub fn to_wire(&self, id: u32) -> wire::Counts {
+        let Self { active, pending, connections, bytes, ref requests } = *self;
+        wire::Counts { id, active, pending, connections, bytes, requests: requests.as_deref().map(to_wire) }
     }
 }
 
 impl From<&wire::Counts> for Counts {
     fn from(sent: &wire::Counts) -> Self {
-        let wire::Counts { active, pending, connections, bytes, .. } = *sent;
-        Self { active, pending, connections, bytes }
+        let wire::Counts { active, pending, connections, bytes, ref requests, .. } = *sent;
+        let requests = requests.as_ref().map(|requests| Box::new(from_wire(requests)));
+        Self { active, pending, connections, bytes, requests }
     }
+}
+
+fn to_wire(load: &RequestLoad) -> wire::Requests {
+    let RequestLoad { in_flight, begun, unseen, ref answers } = *load;
+    let nanoseconds = answers.nanoseconds();
+    wire::Requests { in_flight, begun, unseen, answers: answers.counts().to_vec(), nanoseconds }
+}
+
+fn from_wire(sent: &wire::Requests) -> RequestLoad {
+    let wire::Requests { in_flight, begun, unseen, ref answers, nanoseconds } = *sent;
+    RequestLoad { in_flight, begun, unseen, answers: Answers::new(answers.clone(), nanoseconds) }
 }
 
 fn backend(id: u32, name: &BackendName) -> wire::Backend {
@@ -162,6 +178,16 @@ mod tests {
         assert_eq!(tell(&[(1, 1, 0), (2, 2, 3)]), (vec![], vec![], vec![(1, 0), (2, 3)]));
         assert_eq!(tell(&[(1, 3, 0)]), (vec![1], vec![2], vec![]), "a number goes to another backend");
         assert_eq!(tell(&[(1, 3, 1)]), (vec![], vec![], vec![(1, 1)]));
+    }
+
+    #[test]
+    fn requests_are_told_where_they_are_measured() {
+        let answers = Answers::new(vec![0, 3, 0, 1], 90);
+        let measured = Box::new(RequestLoad { in_flight: 2, begun: 7, unseen: 1, answers });
+        let counts = Counts { active: 4, requests: Some(measured), ..Counts::default() };
+        for counts in [counts, active(4)] {
+            assert_eq!(Counts::from(&counts.to_wire(9)), counts);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
     counts::{self, BackendName, Counts},
     wire::{Elsewhere, Report},
 };
+use crate::signals::requests::RequestLoad;
 
 /// Counts that are older than this are late.
 pub const LATE: Duration = Duration::from_secs(2);
@@ -36,6 +37,9 @@ struct Total {
     name: Option<Arc<BackendName>>,
     /// Nodes that have named it.
     users: u32,
+    /// Those of them that measure its requests.
+    measuring: u32,
+    /// The sums; the requests those of the nodes that measure them.
     counts: Counts,
 }
 
@@ -50,7 +54,7 @@ struct Node {
 }
 
 /// A backend through one node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Part {
     total: u32,
     counts: Counts,
@@ -107,11 +111,11 @@ impl Fleet {
 
     fn name(&mut self, node: &mut Node, id: u32, name: BackendName) {
         let total = self.total(name);
-        let same = node.parts.get(&id).copied().filter(|part| part.total == total);
-        let part = same.unwrap_or(Part { total, counts: Counts::default(), told: None, named: true });
+        let same = node.parts.get(&id).filter(|part| part.total == total).cloned();
         if same.is_none() {
             self.totals[total as usize].users += 1;
         }
+        let part = same.unwrap_or(Part { total, counts: Counts::default(), told: None, named: true });
         let old = node.parts.insert(id, Part { told: None, named: true, ..part });
         old.filter(|old| old.total != total).into_iter().for_each(|old| self.release(old));
     }
@@ -132,7 +136,9 @@ impl Fleet {
     }
 
     fn count(&mut self, part: &mut Part, new: Counts, is_baseline: bool) {
-        let (total, old) = (&mut self.totals[part.total as usize].counts, part.counts);
+        let sum = &mut self.totals[part.total as usize];
+        count_requests(sum, part.counts.requests.as_deref(), new.requests.as_deref(), is_baseline);
+        let (total, old) = (&mut sum.counts, &part.counts);
         let grown = |old: u64, new: u64| if is_baseline { 0 } else { new.checked_sub(old).unwrap_or(new) };
         total.active = (total.active + new.active).saturating_sub(old.active);
         total.pending = (total.pending + new.pending).saturating_sub(old.pending);
@@ -153,6 +159,7 @@ impl Fleet {
     fn release(&mut self, part: Part) {
         let total = &mut self.totals[part.total as usize];
         total.users -= 1;
+        count_requests(total, part.counts.requests.as_deref(), None, false);
         total.counts.active = total.counts.active.saturating_sub(part.counts.active);
         total.counts.pending = total.counts.pending.saturating_sub(part.counts.pending);
         if total.users > 0 {
@@ -215,9 +222,33 @@ impl Fleet {
     pub fn service(&self, service: &ServiceKey, ages: &Ages) -> ServiceCounts {
         let backends = self.services.get(service).into_iter().flatten();
         ServiceCounts {
-            backends: backends.map(|(socket, index)| (*socket, self.totals[*index as usize].counts)).collect(),
+            backends: backends.map(|(socket, index)| (*socket, self.totals[*index as usize].counts())).collect(),
             at: ages.late.get(service).copied().unwrap_or(ages.usual),
         }
+    }
+}
+
+impl Total {
+    /// The sums; of requests nothing is said while a node that carries some does not measure them.
+    fn counts(&self) -> Counts {
+        let requests = self.counts.requests.as_ref().filter(|_| self.measuring == self.users);
+        Counts { requests: requests.cloned(), ..self.counts.clone() }
+    }
+}
+
+/// Adds what the requests through one node have grown by.
+fn count_requests(total: &mut Total, old: Option<&RequestLoad>, new: Option<&RequestLoad>, is_baseline: bool) {
+    total.measuring = total.measuring + u32::from(new.is_some()) - u32::from(old.is_some());
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    let nothing = RequestLoad::default();
+    let sum = total.counts.requests.get_or_insert_default();
+    sum.in_flight = sum.in_flight.saturating_sub(old.unwrap_or(&nothing).in_flight);
+    if let Some(new) = new {
+        // What was counted before anybody heard of it is not added.
+        let before = if is_baseline { new } else { old.unwrap_or(&nothing) };
+        sum.add(&new.since(before));
     }
 }
 

@@ -3,7 +3,10 @@ use std::net::SocketAddr;
 use lb_common::Protocol;
 
 use super::*;
-use crate::cluster::counts::{Carried, News, Told};
+use crate::{
+    cluster::counts::{Carried, News, Told},
+    signals::requests::Answers,
+};
 
 fn socket(host: u8) -> SocketKey {
     SocketKey::new(SocketAddr::from(([10, 0, 0, host], 80)), Protocol::Tcp)
@@ -33,6 +36,15 @@ impl Agent {
         let now: Carried =
             carried.iter().map(|(id, host, active, n)| (*id, (named(*host), counts(*active, *n)))).collect();
         let News { backends, forgotten, counts } = self.told.tell(&now);
+        let report = Report { counts_age: Some(0), backends, forgotten, counts, ..Report::default() };
+        fleet.take(self.name, &report, Duration::from_secs(second));
+    }
+
+    /// Carries one connection of the first host, with these requests.
+    fn measures(&mut self, fleet: &mut Fleet, second: u64, requests: Option<RequestLoad>) {
+        let name = Arc::new(BackendName { service: shop(), socket: socket(1) });
+        let counts = Counts { active: 1, requests: requests.map(Box::new), ..Counts::default() };
+        let News { backends, forgotten, counts } = self.told.tell(&[(1, (name, counts))].into());
         let report = Report { counts_age: Some(0), backends, forgotten, counts, ..Report::default() };
         fleet.take(self.name, &report, Duration::from_secs(second));
     }
@@ -90,6 +102,33 @@ fn sums_only_grow_whatever_becomes_of_agents() {
     let mut a = Agent::join(&mut fleet, "a");
     a.report(&mut fleet, 6, &[]);
     assert_eq!((sums(&fleet), fleet.free.len(), fleet.services.len()), ([].into(), 2, 0), "nothing is left behind");
+}
+
+#[test]
+fn requests_are_known_where_every_node_measures_them() {
+    let mut fleet = Fleet::default();
+    let (mut a, mut b) = (Agent::join(&mut fleet, "a"), Agent::join(&mut fleet, "b"));
+    let seen = |fleet: &Fleet| {
+        let counts = fleet.service(&shop(), &fleet.ages(Duration::from_secs(1)));
+        counts.backends[&socket(1)].requests.as_ref().map(|load| (load.in_flight, load.begun, load.answers.total()))
+    };
+    let load = |in_flight, begun, answers| {
+        let answers = Answers::new(vec![answers], 0);
+        Some(RequestLoad { in_flight, begun, unseen: 0, answers })
+    };
+    a.measures(&mut fleet, 1, load(2, 100, 90));
+    assert_eq!(seen(&fleet), Some((2, 0, 0)), "what was counted before is not added");
+    b.measures(&mut fleet, 1, None);
+    assert_eq!(seen(&fleet), None, "another node carries some and does not measure them");
+    b.measures(&mut fleet, 2, load(1, 3, 1));
+    a.measures(&mut fleet, 2, load(0, 104, 95));
+    assert_eq!(seen(&fleet), Some((1, 7, 6)));
+    a.measures(&mut fleet, 3, load(5, 2, 1));
+    assert_eq!(seen(&fleet), Some((6, 9, 7)), "its counters have started again");
+    fleet.forget("a");
+    assert_eq!(seen(&fleet), Some((1, 9, 7)));
+    b.measures(&mut fleet, 4, None);
+    assert_eq!(seen(&fleet), None);
 }
 
 #[test]

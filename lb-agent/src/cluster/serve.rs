@@ -20,11 +20,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    allocate::ServiceKey,
     counts,
     fleet::Fleet,
     token::{self, TokenError},
     usage::{Pods, Usages},
-    wire::{Draining, Measured, Orders, Report, coordinator_server::Coordinator},
+    wire::{Draining, Followed, Measured, Orders, Report, ServiceName, coordinator_server::Coordinator},
 };
 use crate::{agent::uptime, scaling::UsageSample};
 
@@ -67,6 +68,8 @@ struct State {
     draining: Option<BTreeSet<SocketKey>>,
     /// Whose usage is wanted; none until it is decided.
     measured: Option<Pods>,
+    /// The Services whose requests are measured; none until it is decided.
+    followed: Option<BTreeSet<ServiceKey>>,
     usages: Usages,
     streams: u64,
     /// Reports that were taken in.
@@ -84,6 +87,7 @@ impl State {
             elsewhere: Vec::new(),
             draining: draining.map(|keys| Draining { backends: keys.iter().map(counts::socket).collect() }),
             measured: self.measured.as_ref().map(|pods| Measured { uids: measured(pods, node) }),
+            followed: self.followed.as_ref().map(followed),
         }
     }
 
@@ -97,6 +101,11 @@ impl State {
             let _ = agent.orders.try_send(Ok(self.orders(name, 0)));
         }
     }
+}
+
+fn followed(services: &BTreeSet<ServiceKey>) -> Followed {
+    let name = |(namespace, name): &ServiceKey| ServiceName { namespace: namespace.clone(), name: name.clone() };
+    Followed { services: services.iter().map(name).collect() }
 }
 
 fn measured(pods: &Pods, node: &str) -> Vec<String> {
@@ -142,6 +151,15 @@ impl Agents {
         }
     }
 
+    /// Says which Services' requests are measured.
+    pub fn follow(&self, services: BTreeSet<ServiceKey>) {
+        let mut state = self.state();
+        if state.followed.as_ref() != Some(&services) {
+            state.followed = Some(services);
+            state.tell_everyone();
+        }
+    }
+
     /// Says whose usage is wanted.
     pub fn measure(&self, pods: Pods) {
         let mut state = self.state();
@@ -179,7 +197,8 @@ impl Agents {
     /// finds the agents where they are; agents that hear of no order keep to the last, and look for the leader.
     pub fn suspend(&self) {
         let mut state = self.state();
-        (state.decided, state.draining, state.measured) = (false, None, None);
+        (state.decided, state.draining) = (false, None);
+        (state.measured, state.followed) = (None, None);
         state.tell_everyone();
     }
 
@@ -336,6 +355,21 @@ mod tests {
         assert_eq!((told.decided, told.addresses), (true, vec!["192.0.2.1".to_owned()]));
         agents.order(owners);
         assert!(orders.try_recv().is_err(), "nothing new");
+    }
+
+    #[tokio::test]
+    async fn everyone_is_told_whose_requests_are_measured() {
+        let agents = Agents::default();
+        let (stream, mut orders) = join(&agents, "a");
+        assert_eq!(agents.report("a", stream, &report(1)).unwrap().followed, None, "nobody has decided");
+        let services: BTreeSet<ServiceKey> = [("shop".to_owned(), "web".to_owned())].into();
+        agents.follow(services.clone());
+        let told = orders.recv().await.unwrap().unwrap().followed.unwrap().services;
+        assert_eq!((told[0].namespace.as_str(), told[0].name.as_str(), told.len()), ("shop", "web", 1));
+        agents.follow(services);
+        assert!(orders.try_recv().is_err(), "nothing new");
+        agents.suspend();
+        assert_eq!(orders.recv().await.unwrap().unwrap().followed, None);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ use super::{
     pins::{Pinned, failed, ignore_missing, map_folder},
     range_key, sys,
 };
+use crate::signals::requests::Noted;
 
 pub use super::sizes::Sizes;
 
@@ -167,7 +168,7 @@ impl Bpf {
 
     fn made(&mut self) -> Result<(), Error> {
         if self.unwatched {
-            self.pinned.clear_sockets();
+            self.pinned.clear_sockets()?;
         }
         self.pinned.settings.set(0, self.settings, 0).map_err(failed(map::SETTINGS, "write"))
     }
@@ -348,6 +349,10 @@ impl Inspect for Bpf {
         self.pinned.counters(backends)
     }
 
+    fn noted(&self) -> Result<Noted, Error> {
+        self.pinned.noted()
+    }
+
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error> {
         self.pinned.drops()
     }
@@ -387,6 +392,7 @@ impl Pinned {
         if old.incarnation != 0 && old.incarnation != backend.incarnation {
             self.clear_counters(index)?;
         }
+        self.put_measure(index, &old, backend)?;
         self.backends.set(index, backend, 0).map_err(failed(map::BACKENDS, "write"))
     }
 
@@ -438,6 +444,10 @@ impl Dataplane for Bpf {
                 ignore_missing(pinned.announced.remove(address)).map_err(failed(map::ANNOUNCED, "delete"))
             }
         }
+    }
+
+    fn forget_requests(&mut self, connections: &[u64]) -> Result<(), Error> {
+        self.pinned.forget_requests(connections)
     }
 
     fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error> {

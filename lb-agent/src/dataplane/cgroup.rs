@@ -47,6 +47,9 @@ const HOOKS: [(&str, &str); 10] = [
     ("connect6", program::CONNECT6),
 ];
 
+/// The hooks that see every packet of a socket, and their programs: attached only while requests are measured.
+const REQUEST_HOOKS: [(&str, &str); 2] = [("skb-egress", program::SENT), ("skb-ingress", program::RECEIVED)];
+
 /// The hook without which nobody counts the end of a socket.
 const RELEASE: &str = "sock-release";
 
@@ -68,7 +71,7 @@ fn pin(pin_path: &Path, hook: &str) -> PathBuf {
 /// The pinned links at cgroups.
 pub fn hooks(pin_path: &Path) -> Result<Vec<SocketHook>, Error> {
     let mut found = Vec::new();
-    for (name, _) in HOOKS {
+    for (name, _) in HOOKS.into_iter().chain(REQUEST_HOOKS) {
         let path = pin(pin_path, name);
         let Some(link) = open(&path)? else { continue };
         let info = link.info().map_err(|e| kernel(format!("ask for {}", path.display()), e))?;
@@ -131,34 +134,57 @@ pub(super) fn forget_unwatched(pin_path: &Path, map_folder: &Path) -> Result<boo
 
 impl Pinned {
     /// No socket is counted by anybody.
-    pub(super) fn clear_sockets(&self) {
+    pub(super) fn clear_sockets(&mut self) -> Result<(), Error> {
         for index in 0..self.loads.len() {
             let Some(load) = self.loads.get(index) else { continue };
             if load.sockets != 0 || load.established != 0 {
                 self.loads.set(index, BackendLoad { sockets: 0, established: 0, ..load });
             }
         }
+        self.forget_socket_requests()
     }
 }
 
 impl Bpf {
     /// Loads the socket hooks and attaches them to a cgroup; what is attached there already gets this agent's programs.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
+        self.put_all(&HOOKS, cgroup)?;
+        if let Err(error) = self.pin_socket_lists() {
+            tracing::warn!(%error, "open connections of sockets add to the traffic only at their end");
+        }
+        Ok(())
+    }
+
+    /// Loads the hooks that see every packet and attaches them to a cgroup; none: removes them.
+    pub fn follow_requests(&mut self, cgroup: Option<&Path>) -> Result<(), Error> {
+        if let Some(cgroup) = cgroup {
+            return self.put_all(&REQUEST_HOOKS, cgroup);
+        }
+        for (hook, _) in REQUEST_HOOKS {
+            let path = pin(&self.pin_path, hook);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(kernel(format!("remove {}", path.display()), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn put_all(&mut self, hooks: &[(&str, &str)], cgroup: &Path) -> Result<(), Error> {
         let folder = File::open(cgroup).map_err(|source| Error::Cgroup { path: cgroup.into(), source })?;
         let id = folder.metadata().map_err(|source| Error::Cgroup { path: cgroup.into(), source })?.st_ino();
-        for (_, name) in HOOKS {
+        for (_, name) in hooks {
             load(loaded(&mut self.programs)?, name)?;
         }
-        for (hook, name) in HOOKS {
+        for (hook, name) in hooks {
             self.put(hook, name, &folder, id).map_err(|error| match error {
                 Error::Kernel { source, .. } => {
                     Error::SocketHooks { what: format!("attach {name} to {}", cgroup.display()), source }
                 }
                 other => other,
             })?;
-        }
-        if let Err(error) = self.pin_socket_lists() {
-            tracing::warn!(%error, "open connections of sockets add to the traffic only at their end");
         }
         Ok(())
     }
@@ -179,7 +205,7 @@ impl Bpf {
     /// Removes the socket hooks. Connections live on, and are no longer counted.
     pub fn detach_sockets(&mut self) -> Result<Vec<SocketHook>, Error> {
         let removed = detach(&self.pin_path)?;
-        self.pinned.clear_sockets();
+        self.pinned.clear_sockets()?;
         Ok(removed)
     }
 
@@ -208,6 +234,7 @@ fn load(programs: &mut Ebpf, name: &str) -> Result<(), Error> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     match result {
@@ -233,6 +260,11 @@ fn attach(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> 
         }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, MODE)?;
+            program.take_link(id)?.try_into().map_err(unpinnable)
+        }
+        Program::CgroupSkb(program) => {
+            let kind = (*program.expected_attach_type()).ok_or(ProgramError::UnexpectedProgramType)?;
+            let id = program.attach(cgroup, kind, MODE)?;
             program.take_link(id)?.try_into().map_err(unpinnable)
         }
         _ => Err(ProgramError::UnexpectedProgramType),

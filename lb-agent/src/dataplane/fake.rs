@@ -24,6 +24,7 @@ use crate::{
         sockets::{Listing, Sockets},
     },
     node::{Role, link::Link, namespaces::Namespace},
+    signals::requests::Noted,
     telemetry::InterfaceStatus,
 };
 
@@ -34,6 +35,10 @@ pub struct State {
     pub tables: Tables,
     /// What the backends carry.
     pub counters: BTreeMap<u32, Counters>,
+    /// What is noted of requests.
+    pub noted: Noted,
+    /// Connections whose requests were forgotten.
+    pub forgotten: Vec<u64>,
     /// Dropped packets.
     pub drops: BTreeMap<DropReason, u64>,
     /// Backends drained by hand.
@@ -56,6 +61,8 @@ pub struct State {
     pub refused: Option<String>,
     /// The cgroup that has the socket hooks.
     pub cgroup: Option<PathBuf>,
+    /// The cgroup whose packets are looked at for requests.
+    pub followed: Option<PathBuf>,
     /// What the socket hooks know of processes.
     pub pods: BTreeMap<PodKey, Pod>,
     /// Connected sockets.
@@ -96,6 +103,10 @@ impl Inspect for Fake {
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error> {
         let state = self.state();
         Ok(backends.iter().map(|index| state.counters.get(index).copied().unwrap_or_default()).collect())
+    }
+
+    fn noted(&self) -> Result<Noted, Error> {
+        Ok(self.state().noted.clone())
     }
 
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error> {
@@ -142,6 +153,11 @@ impl Dataplane for Fake {
         Ok(())
     }
 
+    fn forget_requests(&mut self, connections: &[u64]) -> Result<(), Error> {
+        self.state().forgotten.extend(connections);
+        Ok(())
+    }
+
     fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error> {
         let mut state = self.state();
         if drained {
@@ -179,6 +195,11 @@ impl Sockets for Fake {
 
     fn detach_sockets(&mut self) -> Result<(), Error> {
         self.state().cgroup = None;
+        Ok(())
+    }
+
+    fn follow_requests(&mut self, cgroup: Option<&Path>) -> Result<(), Error> {
+        self.state().followed = cgroup.map(Into::into);
         Ok(())
     }
 

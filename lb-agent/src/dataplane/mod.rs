@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod fake;
 mod link;
 pub mod pins;
+mod requests;
 pub mod sizes;
 pub mod socket_list;
 pub(crate) mod sys;
@@ -21,6 +22,8 @@ use lb_common::{
     Addr, Announced, Backend, BackendLoad, DropReason, Flow, FlowState, Frontend, Protocol, Range, Settings, SocketKey,
     Traffic, Vip, counters::Recount, names::NameKey,
 };
+
+use crate::signals::requests::Noted;
 
 /// An image of the maps that the agent writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,10 +64,11 @@ pub struct Capacity {
 /// One change of the maps. [`Write::apply`] says what it does to an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Writes an element of `backends`. An index is given to another backend only while both its counts are 0 and no table names it;
+    /// Writes an element of `backends`, and makes or deletes its element of `measures` as that says. An index is given to another backend only while both its counts are 0 and no table names it;
     /// giving it away zeroes its `loads` and `traffic`.
     PutBackend(u32, Backend),
-    /// Frees an element of `backends`: no flow and no table names it. Zeroes `backends`, `loads`, `traffic`.
+    /// Frees an element of `backends`: no flow and no table names it. Zeroes `backends`, `loads`, `traffic`, and
+    /// deletes its element of `measures`.
     FreeBackend(u32),
     /// Writes an element of `endpoints`.
     PutEndpoint(SocketKey, u32),
@@ -212,6 +216,10 @@ pub trait Inspect {
     }
     /// The counters of these backends, in this order.
     fn counters(&self, backends: &[u32]) -> Result<Vec<Counters>, Error>;
+    /// What is noted of requests.
+    fn noted(&self) -> Result<Noted, Error> {
+        Ok(Noted::default())
+    }
     /// Dropped packets by reason, summed over the CPUs.
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error>;
     /// Backends drained by hand.
@@ -230,6 +238,8 @@ pub trait Inspect {
 pub trait Dataplane: Inspect + Send {
     /// Does one write.
     fn write(&mut self, write: &Write) -> Result<(), Error>;
+    /// Forgets the requests of these connections.
+    fn forget_requests(&mut self, connections: &[u64]) -> Result<(), Error>;
     /// Marks or unmarks a backend as drained by hand.
     fn set_drain(&mut self, backend: SocketKey, drained: bool) -> Result<(), Error>;
     /// Goes on with the pass of the sweep that runs, or begins one, for about this time; the report comes with its end.

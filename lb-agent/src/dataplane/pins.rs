@@ -18,6 +18,7 @@ use lb_common::{
     counters::Recount,
     flow::{WAYS, meta_state},
     names::{Name, NameKey, map},
+    request::{Measure, Request},
     socket::{self, PodKey},
 };
 
@@ -25,6 +26,7 @@ use super::{
     Capacity, Counters, Error, FlowEntry, Inspect, Tables, sys,
     sys::{Mapped, PerCpu},
 };
+use crate::signals::requests::Noted;
 
 /// The folder of this layout's maps.
 pub fn map_folder(pin_path: &Path) -> PathBuf {
@@ -43,13 +45,15 @@ pub struct Pinned {
     pub(super) ranges: LpmTrie<MapData, Range, u32>,
     pub(super) announced: HashMap<MapData, Addr, Announced>,
     pub(super) pods: HashMap<MapData, PodKey, socket::Pod>,
+    pub(super) requests: HashMap<MapData, u64, Request>,
+    pub(super) measures: HashMap<MapData, u32, Measure>,
     pub(super) traffic: PerCpu<Traffic>,
     drops: PerCpuArray<MapData, u64>,
     pub(super) settings: Array<MapData, Settings>,
     pub(super) sweep: Array<MapData, SweepResult>,
     pub(super) slots: Mapped<u64>,
     pub(super) loads: Mapped<BackendLoad>,
-    flows: Mapped<Bucket>,
+    pub(super) flows: Mapped<Bucket>,
     pub(super) recounts: Mapped<Recount>,
     capacity: Capacity,
 }
@@ -128,6 +132,8 @@ impl Pinned {
             ranges: folder.typed(map::RANGES, Map::LpmTrie)?,
             announced: folder.typed(map::ANNOUNCED, Map::HashMap)?,
             pods: folder.typed(map::PODS, Map::HashMap)?,
+            requests: folder.typed(map::REQUESTS, Map::HashMap)?,
+            measures: folder.typed(map::MEASURES, Map::HashMap)?,
             traffic: folder.per_cpu(map::TRAFFIC)?,
             drops: folder.typed(map::DROPS, Map::PerCpuArray)?,
             settings: folder.typed(map::SETTINGS, Map::Array)?,
@@ -174,7 +180,10 @@ pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapErro
 }
 
 /// All entries of a hash map.
-fn entries<K: Pod + Ord, V: Pod>(name: &'static str, map: &HashMap<MapData, K, V>) -> Result<BTreeMap<K, V>, Error> {
+pub(super) fn entries<K: Pod + Ord, V: Pod>(
+    name: &'static str,
+    map: &HashMap<MapData, K, V>,
+) -> Result<BTreeMap<K, V>, Error> {
     map.iter().collect::<Result<_, _>>().map_err(failed(name, "read"))
 }
 
@@ -231,6 +240,10 @@ impl Inspect for Pinned {
             Ok(Counters { load, traffic: traffic.iter().fold(Traffic::default(), add) })
         };
         backends.iter().map(one).collect()
+    }
+
+    fn noted(&self) -> Result<Noted, Error> {
+        self.noted()
     }
 
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>, Error> {
@@ -356,6 +369,8 @@ fn count_keys(name: &'static str, folder: &Folder<'_>) -> Result<u64, Error> {
         map::INTERFACES => count(folder, name, Map::HashMap, keys::<u32, u32>),
         map::ANNOUNCED => count(folder, name, Map::HashMap, keys::<Addr, Announced>),
         map::PODS => count(folder, name, Map::HashMap, keys::<PodKey, socket::Pod>),
+        map::REQUESTS => count(folder, name, Map::HashMap, keys::<u64, Request>),
+        map::MEASURES => count(folder, name, Map::HashMap, keys::<u32, Measure>),
         _ => count(folder, name, Map::LruHashMap, keys::<lb_common::AffinityKey, lb_common::AffinityValue>),
     }
 }

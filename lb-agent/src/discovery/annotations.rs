@@ -18,6 +18,10 @@ pub const WEIGHT: &str = "weir.dev/weight";
 pub const CILIUM_WEIGHT: &str = "service.cilium.io/weight";
 /// What moves the weights.
 pub const FEEDBACK: &str = "weir.dev/feedback";
+/// What is measured beside connections, packets and bytes.
+pub const MEASURE: &str = "weir.dev/measure";
+/// How long a response may pause before it is over.
+pub const RESPONSE_IDLE: &str = "weir.dev/response-idle";
 /// How long a new backend takes to reach its weight.
 pub const SLOW_START: &str = "weir.dev/slow-start";
 /// What a health check asks.
@@ -74,6 +78,14 @@ pub fn feedback(value: &str) -> Result<Feedback, Invalid> {
         "connections" => Ok(Feedback::Connections),
         "inflight" | "latency" => invalid("this feedback is not built yet", "use none or connections"),
         _ => invalid("no such feedback", "use none or connections"),
+    }
+}
+
+/// Whether requests are measured.
+pub fn measure(value: &str) -> Result<bool, Invalid> {
+    match value {
+        "requests" => Ok(true),
+        _ => invalid("no such measurement", "use requests, or remove the annotation"),
     }
 }
 
@@ -165,6 +177,8 @@ mod tests {
         assert!(algorithm("fastest").unwrap_err().remedy.contains("maglev"));
         assert_eq!(feedback("connections"), Ok(Feedback::Connections));
         assert!(feedback("psychic").is_err() && feedback("latency").is_err());
+        assert_eq!(measure("requests"), Ok(true));
+        assert!(measure("everything").unwrap_err().remedy.contains("use requests"));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         for bad in ["30", "-1s", "25h", "1ms", "soon"] {
             assert!(duration(bad).is_err(), "{bad}");

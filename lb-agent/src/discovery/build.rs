@@ -99,6 +99,8 @@ fn service_port(
         affinity: service.affinity,
         maglev_size: service.maglev_size,
         feedback: service.feedback,
+        measure: service.measure,
+        response_idle: service.response_idle,
         slow_start: service.slow_start,
         health_check: service.health_check.clone(),
         health_check_node_port: service.health_check_node_port,

@@ -73,6 +73,10 @@ pub struct ServiceObject {
     pub maglev_size: Option<u32>,
     /// `weir.dev/feedback`.
     pub feedback: Feedback,
+    /// `weir.dev/measure: requests`.
+    pub measure: bool,
+    /// `weir.dev/response-idle`.
+    pub response_idle: Option<Duration>,
     /// `weir.dev/slow-start`.
     pub slow_start: Option<Duration>,
     /// `weir.dev/health-check` and its companions.

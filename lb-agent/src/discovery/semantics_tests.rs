@@ -292,7 +292,8 @@ fn wrong_source_ranges_of_the_api_server_let_nobody_in() {
 
 #[test]
 fn a_bad_annotation_of_the_api_server_leaves_the_default_and_the_rest() {
-    let annotations = "{weir.dev/algorithm: fastest, weir.dev/slow-start: 30s, weir.dev/maglev-size: '4096'}";
+    let annotations = "{weir.dev/algorithm: fastest, weir.dev/slow-start: 30s, weir.dev/maglev-size: '4096', \
+                       weir.dev/measure: requests, weir.dev/response-idle: 250ms}";
     let (service, problems) = service_with("sessionAffinity: Cookie", annotations);
     let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
     let wanted = [
@@ -310,6 +311,7 @@ fn a_bad_annotation_of_the_api_server_leaves_the_default_and_the_rest() {
     let port = &ports[0].1;
     assert_eq!((port.algorithm, port.maglev_size, port.affinity), (Algorithm::Maglev, None, None));
     assert_eq!(port.slow_start.unwrap().as_secs(), 30);
+    assert_eq!((port.measure, port.response_idle.unwrap().as_millis()), (true, 250));
 }
 
 #[test]

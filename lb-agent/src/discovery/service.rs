@@ -42,6 +42,8 @@ pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<Serv
         affinity: affinity(context, spec),
         maglev_size: context.annotation(annotations, a::MAGLEV_SIZE, a::maglev_size),
         feedback: context.annotation(annotations, a::FEEDBACK, a::feedback).unwrap_or_default(),
+        measure: context.annotation(annotations, a::MEASURE, a::measure).unwrap_or_default(),
+        response_idle: context.annotation(annotations, a::RESPONSE_IDLE, a::duration),
         slow_start: context.annotation(annotations, a::SLOW_START, a::duration),
         health_check: health_check(context, annotations),
     };

@@ -46,6 +46,8 @@ pub struct DesiredService {
     pub affinity: Option<Duration>,
     /// The Maglev table's size, if it does not follow the number of backends.
     pub maglev_size: Option<u32>,
+    /// How long a response may pause before it is over, where requests are measured; TCP's are.
+    pub response_idle: Option<Duration>,
     /// Its backends.
     pub backends: BTreeMap<SocketAddr, DesiredBackend>,
 }

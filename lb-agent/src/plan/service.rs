@@ -7,10 +7,12 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{
-    Algorithm, Backend, Frontend, Selection, SocketKey, Vip,
+    Algorithm, Backend, Frontend, Protocol, Selection, SocketKey, Vip,
     backend::BACKEND_LOCAL,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, VIP_LIVE},
+    service::{
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES, VIP_LIVE,
+    },
 };
 
 use super::{DesiredBackend, DesiredService, Input, Plan, PlanError, Run, names::service_name, retire};
@@ -181,7 +183,8 @@ impl<'a> Planner<'a> {
             incarnation: current.map_or(self.input.stamp.max(1), |b| b.incarnation),
             state: wanted.state as u8,
             zero: [0; 3],
-            zero2: [0; 2],
+            response_idle: self.response_idle(),
+            zero2: 0,
         };
         self.name(NameKey { kind: NAME_BACKEND, index }, &wanted.node);
         if current != Some(&backend) {
@@ -189,6 +192,12 @@ impl<'a> Planner<'a> {
         }
         self.wanted_backends.insert(index);
         Ok(index)
+    }
+
+    /// [`Backend::response_idle`]: of UDP nothing is measured.
+    fn response_idle(&self) -> u32 {
+        let idle = self.service.response_idle.filter(|_| self.id.protocol == Protocol::Tcp);
+        idle.map_or(0, |idle| u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1))
     }
 
     fn endpoint(&mut self, key: SocketKey) -> Result<u32, PlanError> {
@@ -234,6 +243,7 @@ impl<'a> Planner<'a> {
         let flags = [
             (self.service.affinity.is_some(), FRONTEND_AFFINITY),
             (spec.ranges.is_some(), FRONTEND_RANGES),
+            (self.response_idle() != 0, FRONTEND_MEASURED),
             (dropped(spec.inside, inside), FRONTEND_DROP_INSIDE),
             (dropped(spec.outside, outside), FRONTEND_DROP_OUTSIDE),
         ];
@@ -269,7 +279,7 @@ impl<'a> Planner<'a> {
         let own = image.frontends.get(&key).map(|frontend| frontend.id);
         let id = own.or_else(|| image.idle_vip(&key)).or_else(|| self.free_vips.next());
         let id = id.ok_or_else(|| self.full("frontends", self.input.capacity.frontends, "--max-frontends"))?;
-        let vip = Vip { key, live: VIP_LIVE };
+        let vip = Vip { key, live: VIP_LIVE, measured: u16::from(self.response_idle() != 0) };
         if image.vips.get(&id) != Some(&vip) {
             self.switches.push(Write::PutVip(id, vip));
         }

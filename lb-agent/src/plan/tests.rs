@@ -1,9 +1,12 @@
 //! Properties of plans over random services, and the cases that random ones seldom meet.
 
 use lb_common::{
-    Backend, Frontend, Protocol, Selection, Vip,
+    Backend, Frontend, Protocol, Selection,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, VIP_LIVE, VIP_REMOVED},
+    service::{
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES, VIP_LIVE,
+        VIP_REMOVED,
+    },
 };
 use proptest::prelude::*;
 
@@ -109,9 +112,12 @@ fn meaning(tables: &Tables) -> BTreeMap<ServiceId, Meaning> {
         let networks = tables.ranges.get(&frontend.id).cloned().unwrap_or_default();
         let service = services.entry(id).or_default();
         service.port_name = port_name;
+        let measured = tables.vips[&frontend.id].measured;
         let tables = [frontend.inside, frontend.outside].map(|table| taking(tables, table));
         let Frontend { algorithm, affinity_seconds, flags, .. } = *frontend;
-        service.frontends.insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, networks });
+        service
+            .frontends
+            .insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, measured, networks });
     }
     for (index, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Removed as u8) {
         let meaning = BackendMeaning {
@@ -119,6 +125,7 @@ fn meaning(tables: &Tables) -> BTreeMap<ServiceId, Meaning> {
             local: backend.is_local(),
             weights: (backend.weight, backend.effective_weight),
             state: backend.state,
+            response_idle: backend.response_idle,
         };
         let service = services.entry(id(backend.service, backend.protocol).0).or_default();
         service.backends.insert(backend.key().socket(), meaning);
@@ -140,6 +147,8 @@ struct FrontendMeaning {
     algorithm: u8,
     affinity_seconds: u32,
     flags: u8,
+    /// For replies.
+    measured: u16,
     networks: BTreeSet<ipnet::IpNet>,
 }
 
@@ -149,6 +158,7 @@ struct BackendMeaning {
     local: bool,
     weights: (u16, u16),
     state: u8,
+    response_idle: u32,
 }
 
 fn taking(tables: &Tables, table: Selection) -> BTreeSet<SocketAddr> {
@@ -159,10 +169,11 @@ fn taking(tables: &Tables, table: Selection) -> BTreeSet<SocketAddr> {
 /// The same, said directly of what should be: a slow and plain reading of the rules.
 fn wanted(services: &Services) -> BTreeMap<ServiceId, Meaning> {
     let there = services.iter().filter(|(_, s)| !s.frontends.is_empty() || !s.backends.is_empty());
-    there.map(|(id, service)| (id.clone(), wanted_of(service))).collect()
+    there.map(|(id, service)| (id.clone(), wanted_of(id, service))).collect()
 }
 
-fn wanted_of(service: &DesiredService) -> Meaning {
+fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
+    let idle = service.response_idle.filter(|_| id.protocol == Protocol::Tcp).map_or(0, |idle| idle.as_millis() as u32);
     let frontend = |(key, spec): (&SocketKey, &FrontendSpec)| {
         let family = key.addr.is_v4();
         let tables = [spec.inside, spec.outside].map(|reach| takers(service, family, reach));
@@ -171,12 +182,14 @@ fn wanted_of(service: &DesiredService) -> Meaning {
             |n: usize, reach, flag| if tables[n].is_empty() && reach == Reach::Local && somewhere { flag } else { 0 };
         let flags = if service.affinity.is_some() { FRONTEND_AFFINITY } else { 0 }
             | if spec.ranges.is_some() { FRONTEND_RANGES } else { 0 }
+            | if idle != 0 { FRONTEND_MEASURED } else { 0 }
             | dropped(0, spec.inside, FRONTEND_DROP_INSIDE)
             | dropped(1, spec.outside, FRONTEND_DROP_OUTSIDE);
         let meaning = FrontendMeaning {
             algorithm: service.algorithm as u8,
             affinity_seconds: service.affinity.map_or(0, |time| time.as_secs() as u32),
             flags,
+            measured: u16::from(idle != 0),
             networks: spec.ranges.clone().unwrap_or_default(),
             tables,
         };
@@ -194,6 +207,7 @@ fn wanted_of(service: &DesiredService) -> Meaning {
             local: backend.local,
             weights: (backend.weight, if takes { backend.effective_weight } else { 0 }),
             state: backend.state as u8,
+            response_idle: idle,
         };
         (*at, meaning)
     };
@@ -226,7 +240,8 @@ fn takers(service: &DesiredService, v4: bool, reach: Reach) -> BTreeSet<SocketAd
 /// What must be true after every single write.
 fn check(tables: &Tables) -> Result<(), TestCaseError> {
     for (key, frontend) in &tables.frontends {
-        prop_assert_eq!(tables.vips.get(&frontend.id), Some(&Vip { key: *key, live: VIP_LIVE }), "its id is live");
+        let vip = tables.vips.get(&frontend.id).map(|vip| (vip.key, vip.live));
+        prop_assert_eq!(vip, Some((*key, VIP_LIVE)), "its id is live");
         let named = tables.names.contains_key(&NameKey { kind: NAME_SERVICE, index: frontend.service });
         prop_assert!(named, "{} has its service's name", key);
         for (offset, len) in crate::dataplane::runs(frontend) {
@@ -308,7 +323,8 @@ fn any_services() -> impl Strategy<Value = Services> {
                 frontends.insert(SocketKey::new(socket(1, 1), Protocol::Tcp), FrontendSpec::default());
             }
             let port_name = "p".repeat(usize::from(n % 2));
-            (id, DesiredService { port_name, frontends, algorithm, affinity, maglev_size: Some(31), backends })
+            let (maglev_size, response_idle) = (Some(31), (n >= 2).then_some(Duration::from_millis(1500)));
+            (id, DesiredService { port_name, frontends, algorithm, affinity, maglev_size, response_idle, backends })
         });
         // A frontend of another protocol than its service's cannot be: the model never makes one.
         let mut services: Services = services.collect();

@@ -17,6 +17,7 @@ use super::{
     forecast::Watch,
     observation::{Clock, Load, Observation},
     policy::{ActuatorKind, Mode},
+    signal::Quantile,
     signals::{Meter, ServiceSample},
     status::{self, ChangeStatus, DecisionStatus, PolicyStatus},
 };
@@ -83,13 +84,18 @@ impl Scaler {
 
     fn measure(&mut self, samples: &[ServiceSample]) {
         let mut before = std::mem::take(&mut self.meters);
+        let mut quantiles: HashMap<(String, String), BTreeSet<Quantile>> = HashMap::new();
         for entry in self.entries.values() {
             let service = entry.service();
+            quantiles.entry(service.clone()).or_default().extend(entry.policy.quantiles());
             if let Some(meter) = before.remove(&service) {
                 self.meters.insert(service, meter);
             } else {
                 self.meters.entry(service).or_default();
             }
+        }
+        for (service, quantiles) in quantiles {
+            self.meters.entry(service).or_default().ask(quantiles);
         }
         for sample in samples {
             let service = (sample.namespace.clone(), sample.name.clone());
@@ -239,6 +245,7 @@ mod tests {
             active,
             connections: 0,
             bytes: 0,
+            requests: None,
             usage: None,
         };
         ServiceSample {

@@ -2,10 +2,11 @@
 //!
 //! A replica is what serves every port of the Service, so there are as many as the port with the most backends has. Each number is
 //! a sum over the ready backends divided by the ready replicas. Rates are taken over the last [`WINDOW`] of each backend's own
-//! samples; a backend seen only once has none yet and is left out of both the sum and the divisor.
+//! samples; a backend seen only once has none yet and is left out of both the sum and the divisor. The time until answers begin is no mean
+//! over replicas: it is a quantile of all answers that began within [`ANSWERS`].
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
@@ -15,11 +16,17 @@ use lb_common::Protocol;
 use super::{
     observation::{Load, Reading},
     policy::SignalName,
-    signal::Signal,
+    signal::{Quantile, Signal},
 };
+use crate::signals::requests::RequestLoad;
+
+mod requests;
 
 /// The time over which rates are taken: long enough to be smooth, short enough to see a burst within a rule's `for`.
 pub const WINDOW: Duration = Duration::from_secs(5);
+
+/// The time over which answers are looked at: long enough for a quantile of few requests, short enough for a rule to see a change.
+pub const ANSWERS: Duration = Duration::from_secs(15);
 
 /// Which backend a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +40,7 @@ pub struct BackendKey {
 }
 
 /// The counters of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSample {
     /// Which backend.
     pub key: BackendKey,
@@ -45,6 +52,8 @@ pub struct BackendSample {
     pub connections: u64,
     /// IP bytes in both directions, ever.
     pub bytes: u64,
+    /// What its requests are like, where they are measured.
+    pub requests: Option<RequestLoad>,
     /// What it uses, where that is measured.
     pub usage: Option<UsageSample>,
 }
@@ -96,6 +105,7 @@ struct Point {
 pub struct Meter {
     tracks: HashMap<BackendKey, VecDeque<Point>>,
     usage: HashMap<BackendKey, VecDeque<UsageSample>>,
+    requests: requests::Tracks,
     last: Option<Duration>,
     load: Load,
 }
@@ -111,6 +121,11 @@ impl Meter {
         &self.load
     }
 
+    /// Says at which quantiles somebody reads the time until answers begin.
+    pub fn ask(&mut self, quantiles: BTreeSet<Quantile>) {
+        self.requests.ask(quantiles);
+    }
+
     /// What the replicas carried at the last sample.
     pub fn last(&self) -> Option<&Load> {
         self.last.map(|_| &self.load)
@@ -123,12 +138,12 @@ impl Meter {
             while track.front().is_some_and(|point| point.at + WINDOW < sample.at) {
                 track.pop_front();
             }
-            let BackendSample { connections, bytes, .. } = *backend;
-            track.push_back(Point { at: sample.at, connections, bytes });
+            track.push_back(Point { at: sample.at, connections: backend.connections, bytes: backend.bytes });
             tracks.insert(backend.key, track);
         }
         self.tracks = tracks;
         self.record_usage(sample);
+        self.requests.record(sample);
     }
 
     fn record_usage(&mut self, sample: &ServiceSample) {
@@ -159,13 +174,15 @@ impl Meter {
             (SignalName::ConnectionsPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.0)).collect())),
             (SignalName::BytesPerSecond, mean(rates.iter().map(|(key, rate)| (*key, rate.1)).collect())),
         ];
-        let ready = replicas(ready.iter().map(|backend| backend.key));
+        let keys: Vec<BackendKey> = ready.iter().map(|backend| backend.key).collect();
+        let ready = replicas(keys.iter().copied());
+        let asked = self.requests.readings(&keys, ready, sample.at);
         let means = means.into_iter().filter_map(|(signal, value)| Some((signal, Reading::new(value?, sample.at))));
         let used = used.into_iter().flat_map(|used| used.readings(ready, sample.requests));
         Load {
             replicas: replicas(sample.backends.iter().map(|backend| backend.key)),
             ready,
-            readings: means.chain(used).map(|(signal, reading)| (signal.into(), reading)).collect(),
+            readings: means.chain(used).map(|(signal, reading)| (signal.into(), reading)).chain(asked).collect(),
         }
     }
 
@@ -264,7 +281,7 @@ mod tests {
         let [active, connections, bytes] = counts;
         let key =
             BackendKey { port, protocol: Protocol::Tcp, address: SocketAddr::from(([10, 0, 0, host], 8000 + port)) };
-        BackendSample { key, ready, active, connections, bytes, usage: None }
+        BackendSample { key, ready, active, connections, bytes, requests: None, usage: None }
     }
 
     fn sample(at: u64, backends: Vec<BackendSample>) -> ServiceSample {
@@ -373,7 +390,7 @@ mod tests {
         let load = meter.measure(&at(12, Requests::default()));
         assert_eq!(read(load)[2..], [None, None], "no part of what is not requested");
         let mut late = at(15, requests);
-        late.backends[0] = used(late.backends[0], 11_000, 300, 12);
+        late.backends[0] = used(late.backends[0].clone(), 11_000, 300, 12);
         let load = meter.measure(&late);
         assert_eq!(read(load)[0].map(|cpu| (cpu.value, cpu.missing)), Some((0.1, 2)), "one has not spoken for 3 s");
     }

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::dataplane::Counters;
+use crate::{dataplane::Counters, signals::requests::RequestLoad};
 
 use super::{
     classic,
@@ -54,6 +54,7 @@ impl Collector for Metrics {
         let snapshot = &*self.snapshot;
         build_info(&mut encoder)?;
         backends(snapshot, &mut encoder)?;
+        requests(snapshot, &mut encoder)?;
         backends_by_state(snapshot, &mut encoder)?;
         node(snapshot, &mut encoder)?;
         if self.with_repairs {
@@ -123,6 +124,31 @@ fn backends(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written
     for (labels, traffic) in measured() {
         put_counter(&mut packets, &both(labels, "in"), traffic.packets_in)?;
         put_counter(&mut packets, &both(labels, "out"), traffic.packets_out)?;
+    }
+    Ok(())
+}
+
+/// Of backends whose requests are measured.
+fn requests(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Written {
+    let services = snapshot.services.iter();
+    let pairs = services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
+    let measured = pairs.filter_map(|(service, b)| Some((of_backend(service, b), b.requests.as_ref()?)));
+    let measured: Vec<(Vec<Label>, &RequestLoad)> = measured.collect();
+    let help = "Requests begun and not fully answered.";
+    let mut in_flight = gauge(encoder, "weir_backend_in_flight", help)?;
+    for (labels, load) in &measured {
+        put_gauge(&mut in_flight, labels, load.in_flight)?;
+    }
+    let mut begun = counter(encoder, "weir_backend_requests", "Requests that began.", None)?;
+    for (labels, load) in &measured {
+        put_counter(&mut begun, labels, load.begun)?;
+    }
+    let help = "From a request's first payload to the response's first payload.";
+    let kind = MetricType::Histogram;
+    let mut ttfb = encoder.encode_descriptor("weir_backend_ttfb", help, Some(&Unit::Seconds), kind)?;
+    for (labels, RequestLoad { answers, .. }) in &measured {
+        let (sum, bounds) = (answers.nanoseconds() as f64 / 1e9, answers.doublings());
+        ttfb.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, answers.total(), &bounds, None)?;
     }
     Ok(())
 }
@@ -296,6 +322,7 @@ pub(super) mod tests {
         dataplane::Counters,
         model::ServiceId,
         scaling::status::SignalStatus,
+        signals::requests::Answers,
         telemetry::{NodeStatus, SourceStatus, SyncDurations},
     };
 
@@ -310,6 +337,16 @@ pub(super) mod tests {
                 load: BackendLoad { active, connections: 1000, resets: 2, ..BackendLoad::default() },
                 traffic: Traffic { packets_in: 5000, packets_out: 6, bytes_in: 700, bytes_out: u64::MAX },
             },
+            requests: None,
+        };
+        let measured = BackendSnapshot {
+            requests: Some(RequestLoad {
+                in_flight: 2,
+                begun: 9,
+                unseen: 0,
+                answers: Answers::new(vec![0, 3, 0, 0, 1], 100_000),
+            }),
+            ..backend("10.0.0.1:8080", 3)
         };
         let mut syncs = SyncDurations::default();
         for milliseconds in [1, 2, 7000] {
@@ -320,10 +357,7 @@ pub(super) mod tests {
         Snapshot {
             programming,
             services: vec![
-                ServiceSnapshot {
-                    id: id(53, Protocol::Tcp),
-                    backends: vec![backend("10.0.0.1:8080", 3), backend("[fd00::1]:8080", 4)],
-                },
+                ServiceSnapshot { id: id(53, Protocol::Tcp), backends: vec![measured, backend("[fd00::1]:8080", 4)] },
                 ServiceSnapshot { id: id(53, Protocol::Udp), backends: vec![backend("10.0.0.1:8080", 5)] },
             ],
             drops: [(DropReason::NoFlow, 9)].into(),
@@ -384,6 +418,10 @@ pub(super) mod tests {
             &format!("weir_backend_bytes_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"out\"}} {}", u64::MAX),
             &format!("weir_backend_packets_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"in\"}} 5000"),
             &format!("weir_backend_packets_total{{{udp},backend=\"10.0.0.1:8080\",direction=\"out\"}} 6"),
+            &format!("weir_backend_in_flight{{{tcp},backend=\"10.0.0.1:8080\"}} 2"),
+            &format!("weir_backend_requests_total{{{tcp},backend=\"10.0.0.1:8080\"}} 9"),
+            &format!("weir_backend_ttfb_seconds_count{{{tcp},backend=\"10.0.0.1:8080\"}} 4"),
+            &format!("weir_backend_ttfb_seconds_sum{{{tcp},backend=\"10.0.0.1:8080\"}} 0.0001"),
             &format!("weir_service_backends{{{tcp},state=\"ready\"}} 2"),
             &format!("weir_service_backends{{{tcp},state=\"draining\"}} 0"),
             "weir_dropped_packets_total{reason=\"no-flow\"} 9",
@@ -431,14 +469,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn only_who_is_measured_has_requests() {
+        let text = open_metrics(&Arc::new(full())).unwrap();
+        for name in ["weir_backend_in_flight{", "weir_backend_requests_total{", "weir_backend_ttfb_seconds_count{"] {
+            assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), 1, "{name}");
+        }
+    }
+
+    #[test]
     fn of_very_many_backends_only_those_that_carried_something_are_shown() {
         let mut snapshot = full();
-        let silent = BackendSnapshot { counters: Counters::default(), ..snapshot.services[0].backends[0] };
+        let silent = BackendSnapshot { counters: Counters::default(), ..snapshot.services[0].backends[1].clone() };
         let shown = |snapshot: &Snapshot| {
             let text = open_metrics(&Arc::new(snapshot.clone())).unwrap();
             text.lines().filter(|line| line.starts_with("weir_backend_weight{")).count()
         };
-        snapshot.services[0].backends.push(silent);
+        snapshot.services[0].backends.push(silent.clone());
         assert_eq!(shown(&snapshot), 4);
         snapshot.services[0].backends.resize(MANY, silent);
         assert_eq!(shown(&snapshot), 3);

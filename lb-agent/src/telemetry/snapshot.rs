@@ -11,7 +11,7 @@ use lb_common::{BackendState, DropReason};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{dataplane::Counters, model::ServiceId, scaling::PolicyStatus};
+use crate::{dataplane::Counters, model::ServiceId, scaling::PolicyStatus, signals::requests::RequestLoad};
 
 /// Where the agent publishes snapshots.
 pub type Publisher = watch::Sender<Arc<Snapshot>>;
@@ -100,7 +100,7 @@ pub struct ServiceSnapshot {
 }
 
 /// A backend of a service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSnapshot {
     /// Its address.
     pub address: SocketAddr,
@@ -110,6 +110,8 @@ pub struct BackendSnapshot {
     pub effective_weight: u16,
     /// What it has carried.
     pub counters: Counters,
+    /// What its requests are like, where they are measured.
+    pub requests: Option<RequestLoad>,
 }
 
 /// What `weir get nodes` shows of a node.

@@ -6,9 +6,9 @@ use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE,
+        BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
 };
 use aya_log_ebpf::info;
 use lb_common::{
@@ -16,10 +16,12 @@ use lb_common::{
     Vip,
     counters::Recount,
     names::{INTERFACE_INSIDE, INTERFACE_XDP},
+    request::{Measure, Request},
 };
 use lb_ebpf::{
     env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Shared, Table},
     parse::Parsed,
+    requests::Begun,
 };
 
 use super::maps::{self, *};
@@ -28,6 +30,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.2.
 const SKIP_NEIGH: u32 = 1 << 2;
+/// The error of an insertion that finds its key.
+const EEXIST: i32 = -17;
 /// Of so many rare events one is logged.
 const LOG_SAMPLE: u32 = 8;
 
@@ -136,6 +140,40 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     #[inline(always)]
     fn traffic(&self, index: u32) -> Option<Shared<Traffic>> {
         TRAFFIC.get_ptr_mut(index).map(shared)
+    }
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        if maps::test_clock() != 0 {
+            return CLOCK.get(0).copied().unwrap_or(0) as u64 * 1_000_000_000;
+        }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn request(&self, key: u64) -> Option<Shared<Request>> {
+        REQUESTS.get_ptr_mut(&key).map(shared)
+    }
+
+    #[inline(always)]
+    fn begin_request(&self, key: u64, request: &Request) -> Begun {
+        match REQUESTS.insert(&key, request, BPF_NOEXIST as u64) {
+            Ok(()) => Begun::Noted,
+            Err(EEXIST) => Begun::Known,
+            Err(_) => Begun::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn end_request(&self, key: u64) {
+        // Most connections that end have none.
+        let _ = REQUESTS.remove(&key);
+    }
+
+    #[inline(always)]
+    fn measure(&self, backend: u32) -> Option<Shared<Measure>> {
+        MEASURES.get_ptr_mut(&backend).map(shared)
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ use lb_common::{
     abi::SweepResult,
     counters::Recount,
     names::{Name, NameKey},
+    request::{Measure, Request},
     socket::{Connection, Peers, Pod, PodKey},
 };
 use lb_ebpf::env::Scratch;
@@ -48,6 +49,9 @@ maps! {
     "ranges" RANGES: LpmTrie<Range, u32> = 16384, BPF_F_NO_PREALLOC;
     "announced" ANNOUNCED: HashMap<Addr, Announced> = 1024, BPF_F_NO_PREALLOC;
     "pods" PODS: HashMap<PodKey, Pod> = 4096, BPF_F_NO_PREALLOC;
+    // As many connections as may be measured at a time, and as many backends.
+    "requests" REQUESTS: HashMap<u64, Request> = 65536, BPF_F_NO_PREALLOC;
+    "measures" MEASURES: HashMap<u32, Measure> = 16384, BPF_F_NO_PREALLOC;
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }

@@ -7,5 +7,6 @@ mod reach;
 mod sock;
 mod sock_list;
 mod sock_ops;
+mod sock_requests;
 mod tc;
 mod xdp;

@@ -333,6 +333,7 @@ pub(crate) fn weir_release(ctx: SockContext) -> i32 {
     if let Some(connection) = storage(&SOCKETS, ctx.as_ptr(), false) {
         // SAFETY: the owner is changed by `hand_over` only.
         unsafe { socket::hand_over(&env, addr_of_mut!((*connection.ptr()).owner), NOBODY) };
+        socket::end_requests(&env, connection);
     }
     if let Some(peers) = storage::<Peers>(&PEERS, ctx.as_ptr(), false) {
         socket_peers::release(&env, peers);

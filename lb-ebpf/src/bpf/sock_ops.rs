@@ -51,9 +51,13 @@ pub(crate) fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
                     let cut = matches!(before, BPF_TCP_ESTABLISHED | BPF_TCP_FIN_WAIT1 | BPF_TCP_CLOSE_WAIT);
                     // SAFETY: as above.
                     unsafe { socket::end(&env, owner, cut) }
+                    socket::end_requests(&env, connection);
                 }
-                // SAFETY: as above.
-                BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => unsafe { socket::finish(&env, owner) },
+                BPF_TCP_LAST_ACK | BPF_TCP_CLOSING => {
+                    // SAFETY: as above.
+                    unsafe { socket::finish(&env, owner) }
+                    socket::end_requests(&env, connection);
+                }
                 _ => {}
             }
         }

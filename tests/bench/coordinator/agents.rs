@@ -97,7 +97,13 @@ fn report(number: u32, backends: u32, sequence: u64, told: &mut Told, names: &[A
     let carried = (0..backends).map(|id| {
         let at = (u64::from(number) * u64::from(backends) + u64::from(id)) % names.len() as u64;
         let active = (sequence * 31 + u64::from(id) + u64::from(number)) % 40;
-        let counts = Counts { active, pending: active / 9, connections: sequence * 10, bytes: sequence * 12_345 };
+        let counts = Counts {
+            active,
+            pending: active / 9,
+            connections: sequence * 10,
+            bytes: sequence * 12_345,
+            requests: None,
+        };
         (id, (Arc::clone(&names[at as usize]), counts))
     });
     let News { backends, forgotten, counts } = told.tell(&carried.collect::<Carried>());

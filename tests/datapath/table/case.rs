@@ -61,6 +61,8 @@ pub(crate) enum Step {
     Sweep([u64; 3]),
     /// A backend's counts are: active, pending, connections, closed, resets.
     Load(usize, [u64; 5]),
+    /// A backend's requests are: in flight, begun, answers begun.
+    Requests(usize, [u64; 3]),
     /// So many flows are in the table.
     Flows(usize),
 }

@@ -35,9 +35,9 @@ pub(crate) enum Answer {
     Acknowledgment(u32),
 }
 
-/// The sequence number of every segment.
+/// The sequence number of every segment that is given no other.
 pub(crate) const SEQUENCE: u32 = 0x1020_3040;
-/// The acknowledgment number of every segment that has one.
+/// The acknowledgment number of every segment that has one and is given no other.
 pub(crate) const ACKNOWLEDGMENT: u32 = 0x5060_7080;
 
 /// An ICMP message that quotes a packet, up to so many bytes of it.
@@ -83,6 +83,8 @@ pub(crate) struct Spec {
     pub(crate) payload: Vec<u8>,
     pub(crate) shape: Shape,
     pub(crate) part: Part,
+    /// Sequence and acknowledgment number of a TCP segment.
+    pub(crate) numbers: [u32; 2],
     /// Made by Weir itself: no flow label, and may be fragmented.
     pub(crate) ours: bool,
 }
@@ -97,6 +99,7 @@ pub(crate) fn packet(body: Body, src: SocketAddr, dst: SocketAddr) -> Spec {
         payload: Vec::new(),
         shape: Shape::Plain,
         part: Part::Whole,
+        numbers: [SEQUENCE, ACKNOWLEDGMENT],
         ours: false,
     }
 }
@@ -127,6 +130,10 @@ impl Spec {
         Self { payload: (0..bytes).map(|i| (i * 7 + 3) as u8).collect(), ..self }
     }
 
+    pub(crate) fn numbers(self, sequence: u32, acknowledgment: u32) -> Self {
+        Self { numbers: [sequence, acknowledgment], ..self }
+    }
+
     pub(crate) fn shape(self, shape: Shape) -> Self {
         Self { shape, ..self }
     }
@@ -154,8 +161,9 @@ impl Spec {
         let Body::Tcp(flags) = self.body else {
             return self.answered(if self.src.is_ipv4() { (3, 3, 0) } else { (1, 4, 0) });
         };
-        let end = SEQUENCE + self.payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        let answer = if flags & ACK != 0 { Answer::Sequence(ACKNOWLEDGMENT) } else { Answer::Acknowledgment(end) };
+        let [sequence, acknowledged] = self.numbers;
+        let end = sequence + self.payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let answer = if flags & ACK != 0 { Answer::Sequence(acknowledged) } else { Answer::Acknowledgment(end) };
         Self { ours: true, macs: self.macs, ..packet(Body::Reset(answer), self.dst, self.src) }
     }
 
@@ -275,8 +283,9 @@ impl Spec {
         let (sport, dport) = (self.src.port(), self.dst.port());
         match &self.body {
             Body::Tcp(flags) => {
-                let mut header = TcpHeader::new(sport, dport, SEQUENCE, 0xfff0);
-                header.acknowledgment_number = if flags & ACK != 0 { ACKNOWLEDGMENT } else { 0 };
+                let [sequence, acknowledged] = self.numbers;
+                let mut header = TcpHeader::new(sport, dport, sequence, 0xfff0);
+                header.acknowledgment_number = if flags & ACK != 0 { acknowledged } else { 0 };
                 (header.fin, header.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (header.rst, header.ack) = (flags & RST != 0, flags & ACK != 0);
                 [header.to_bytes().to_vec(), self.payload.clone()].concat()

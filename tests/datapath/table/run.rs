@@ -1,8 +1,11 @@
 //! Runs cases on a subject (the pipeline in memory, or the loaded programs) and says where it does not do what a case states.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use lb_agent::dataplane::{Counters, SweepReport, Write};
+use lb_agent::{
+    dataplane::{Counters, SweepReport, Write},
+    signals::requests::{self, Noted},
+};
 use lb_common::{BackendState, DropReason, Traffic};
 use lb_ebpf::{env::Hook, flow::Direction};
 
@@ -36,6 +39,8 @@ pub(crate) trait Subject {
     fn run(&mut self, hook: Hook, via: Interface, frame: &[u8]) -> anyhow::Result<(Fate, Vec<u8>)>;
     /// A backend's counts.
     fn counters(&self, backend: u32) -> anyhow::Result<Counters>;
+    /// What is noted of requests.
+    fn noted(&self) -> anyhow::Result<Noted>;
     /// Drops by reason.
     fn drops(&self) -> anyhow::Result<BTreeMap<DropReason, u64>>;
     /// Flows in the table.
@@ -144,8 +149,18 @@ impl<S: Subject> Running<'_, S> {
                 let found = [load.active, load.pending, load.connections, load.closed, load.resets];
                 equal(&format!("active, pending, connections, closed, resets of backend {index}"), &found, expected)
             }
+            Step::Requests(index, expected) => self.requests(*index, expected),
             Step::Flows(expected) => equal("flows", &self.subject.flows()?, expected),
         }
+    }
+
+    fn requests(&self, index: usize, expected: &[u64; 3]) -> anyhow::Result<()> {
+        let backend = self.case.world.backend(index, self.base, BackendState::Ready);
+        let backends = [(index as u32, backend)].into();
+        let now = Duration::from_secs(self.clock.into());
+        let load = requests::loads(&self.subject.noted()?, &backends, now).remove(&(index as u32)).unwrap_or_default();
+        let found = [load.in_flight, load.begun, load.answers.total()];
+        equal(&format!("in flight, begun, answers begun of backend {index}"), &found, expected)
     }
 
     fn state(&mut self, index: usize, state: BackendState) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use lb_agent::{
 use lb_common::{
     Algorithm, Announced, Backend, BackendState, Frontend, Port, Protocol, Selection, SocketKey, Vip,
     backend::BACKEND_LOCAL,
-    service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+    service::{FRONTEND_AFFINITY, FRONTEND_MEASURED, VIP_LIVE, VIP_REMOVED},
 };
 
 use super::net::{Family, HOLE, Interface, NODE, NOWHERE, ip, socket};
@@ -158,12 +158,14 @@ impl World {
             service: base + (index / self.backends.len()) as u32,
             incarnation: base + 1,
             state: state as u8,
+            response_idle: if self.flags & FRONTEND_MEASURED != 0 { 1000 } else { 0 },
             ..Backend::default()
         }
     }
 
-    fn vip_record(&self, frontend: u32, live: u32) -> Write {
-        Write::PutVip(frontend, Vip { key: self.key(self.vip(frontend)), live })
+    fn vip_record(&self, frontend: u32, live: u16) -> Write {
+        let measured = u16::from(self.flags & FRONTEND_MEASURED != 0);
+        Write::PutVip(frontend, Vip { key: self.key(self.vip(frontend)), live, measured })
     }
 
     /// The writes that put the selection tables and the frontends in force.

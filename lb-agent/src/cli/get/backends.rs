@@ -47,7 +47,7 @@ pub struct BackendItem {
     pub pending_connections: u64,
     /// Open connections through the other nodes.
     pub remote_connections: u64,
-    /// Requests in flight: null, because this version does not measure them.
+    /// Requests in flight; null where they are not measured.
     pub in_flight: Option<u64>,
     /// Connections ever opened.
     pub connections_total: u64,
@@ -99,7 +99,7 @@ fn item(view: &View, index: u32, backend: &Backend, label: ServiceLabel, fronten
         active_connections: counters.load.open(),
         pending_connections: counters.load.pending,
         remote_connections: counters.load.remote,
-        in_flight: None,
+        in_flight: view.requests.get(&index).map(|requests| requests.in_flight),
         connections_total: counters.load.connections,
         resets_total: counters.load.resets,
         packets_in: traffic.map(|traffic| traffic.packets_in),
@@ -124,7 +124,17 @@ pub fn table(items: &[BackendItem], wide: bool) -> Table {
         "TOTAL",
     ];
     if wide {
-        header.extend(["RESETS", "REMOTE", "PACKETS-IN", "PACKETS-OUT", "BYTES-IN", "BYTES-OUT", "LOCAL", "NODE"]);
+        header.extend([
+            "RESETS",
+            "REMOTE",
+            "IN-FLIGHT",
+            "PACKETS-IN",
+            "PACKETS-OUT",
+            "BYTES-IN",
+            "BYTES-OUT",
+            "LOCAL",
+            "NODE",
+        ]);
     }
     let mut table = Table::new(&header);
     table.rows = items.iter().map(|item| row(item, wide)).collect();
@@ -146,7 +156,7 @@ fn row(item: &BackendItem, wide: bool) -> Vec<Cell> {
     ];
     if wide {
         row.extend([item.resets_total, item.remote_connections].map(Cell::from));
-        row.extend([item.packets_in, item.packets_out, item.bytes_in, item.bytes_out].map(Cell::from));
+        row.extend([item.in_flight, item.packets_in, item.packets_out, item.bytes_in, item.bytes_out].map(Cell::from));
         row.push(item.local.to_string().into());
         row.push(Cell::or_dash(item.node.as_deref().unwrap_or_default()));
     }
@@ -166,7 +176,10 @@ fn state_tone(state: &str) -> Tone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{output, view::sample};
+    use crate::{
+        cli::{output, view::sample},
+        signals::requests::RequestLoad,
+    };
 
     #[test]
     fn removed_backends_show_while_they_have_flows() {
@@ -203,6 +216,14 @@ mod tests {
         });
         assert_eq!(value, expected);
         assert_eq!(items[1].node, None);
+    }
+
+    #[test]
+    fn requests_show_where_they_are_measured() {
+        let mut view = sample::view();
+        view.requests.insert(0, RequestLoad { in_flight: 7, ..RequestLoad::default() });
+        let items = items(&view, None);
+        assert_eq!((items[0].in_flight, items[1].in_flight), (Some(7), None));
     }
 
     #[test]

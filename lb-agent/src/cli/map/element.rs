@@ -7,6 +7,7 @@ use lb_common::{
     counters::Recount,
     flow::{WAYS, meta_generation, meta_state},
     names::{INTERFACE_INSIDE, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
+    request::{Measure, Request, bucket_start, flow_of_key},
     service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
     socket::{POD_CGROUP, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
 };
@@ -61,7 +62,7 @@ pub fn vip(id: u32, vip: &Vip) -> Element {
         VIP_REMOVED => "removed",
         _ => "free",
     };
-    element! { "id": id, "frontend": vip.key.to_string(), "state": live }
+    element! { "id": id, "frontend": vip.key.to_string(), "state": live, "measured": vip.measured != 0 }
 }
 
 /// Element of `backends`.
@@ -71,7 +72,7 @@ pub fn backend(index: u32, backend: &Backend) -> Element {
         "state": BackendState::from_number(backend.state).map_or("?", BackendState::name),
         "weight": backend.weight, "effectiveWeight": backend.effective_weight, "local": backend.is_local(),
         "source": backend.source.ip().to_string(), "endpoint": backend.endpoint, "service": backend.service,
-        "incarnation": backend.incarnation,
+        "incarnation": backend.incarnation, "responseIdle": backend.response_idle,
     }
 }
 
@@ -210,6 +211,26 @@ pub fn pod(key: &PodKey, pod: &Pod) -> Element {
     }
 }
 
+/// Element of `requests`. Times are in nanoseconds since the node was started.
+pub fn request(key: u64, request: &Request) -> Element {
+    let flow = flow_of_key(key);
+    element! {
+        "flow": flow.map(|(slot, _)| slot), "generation": flow.map(|(_, generation)| generation),
+        "socket": flow.is_none().then_some(key), "backend": request.backend, "incarnation": request.incarnation,
+        "begun": request.begun, "answered": request.answered,
+    }
+}
+
+/// Element of `measures`: answers by the end of the bucket that their time is in, in nanoseconds.
+pub fn measure(index: u32, measure: &Measure) -> Element {
+    let counted = measure.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+    let answers = counted.map(|(bucket, count)| json!({"below": bucket_start(bucket + 1), "count": count}));
+    element! {
+        "index": index, "requests": measure.requests, "unseen": measure.unseen,
+        "nanoseconds": measure.nanoseconds, "answers": answers.collect::<Vec<_>>(),
+    }
+}
+
 /// Element of `clock`.
 pub fn clock(seconds: u32) -> Element {
     element! { "seconds": seconds }
@@ -237,10 +258,13 @@ mod tests {
             text(&frontend(&dns, &tables.frontends[&dns])),
             r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600}"#
         );
-        assert_eq!(text(&vip(2, &tables.vips[&2])), r#"{"id":2,"frontend":"10.0.0.2:53/UDP","state":"live"}"#);
+        assert_eq!(
+            text(&vip(2, &tables.vips[&2])),
+            r#"{"id":2,"frontend":"10.0.0.2:53/UDP","state":"live","measured":false}"#
+        );
         assert_eq!(
             text(&backend(2, &tables.backends[&2])),
-            r#"{"index":2,"backend":"10.1.0.3:8080/TCP","state":"removed","weight":100,"effectiveWeight":0,"local":false,"source":"10.9.0.1","endpoint":0,"service":1,"incarnation":1}"#
+            r#"{"index":2,"backend":"10.1.0.3:8080/TCP","state":"removed","weight":100,"effectiveWeight":0,"local":false,"source":"10.9.0.1","endpoint":0,"service":1,"incarnation":1,"responseIdle":0}"#
         );
         assert_eq!(text(&slot(4, 7 << 32 | 3)), r#"{"slot":4,"backend":3,"threshold":7}"#);
     }

@@ -10,6 +10,7 @@ use lb_common::{
     abi::SweepResult,
     counters::Recount,
     names::{Name, NameKey, map},
+    request::{Measure, Request},
     socket::{Pod, PodKey},
 };
 use serde_json::Value;
@@ -65,6 +66,8 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::DRAINS => hash(maps.hash::<SocketKey, u32>(name)?, |key, _| element::drain(key)),
         map::INTERFACES => hash(maps.hash::<u32, u32>(name)?, |index, flags| interface(*index, *flags)),
         map::PODS => hash(maps.hash::<PodKey, Pod>(name)?, element::pod),
+        map::REQUESTS => hash(maps.hash::<u64, Request>(name)?, |key, request| element::request(*key, request)),
+        map::MEASURES => hash(maps.hash::<u32, Measure>(name)?, |index, measure| element::measure(*index, measure)),
         // The kernel keeps them with the sockets, and lists them for none.
         map::SOCKETS | map::PEERS => Vec::new(),
         map::RANGES => hash(maps.trie::<Range, u32>(name)?, |(bits, range), _| element::range(*bits, range)),

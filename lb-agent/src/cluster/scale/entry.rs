@@ -137,6 +137,11 @@ impl Entry {
         }
     }
 
+    /// Whether its Service's requests are to be measured.
+    pub fn reads_requests(&self) -> bool {
+        self.policy.as_ref().is_ok_and(|(policy, _)| policy.reads_requests())
+    }
+
     /// Looks, decides, and says what is to be done.
     pub fn tick(&mut self, sight: &Sight<'_>) -> Vec<Action> {
         self.report.begin(&self.object);
@@ -151,7 +156,12 @@ impl Entry {
         let namespace = self.object.namespace().unwrap_or_default();
         let requests = sight.workload.and_then(Result::ok).map(|workload| workload.requests).unwrap_or_default();
         let service = (namespace, policy.service.clone());
-        let sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requests);
+        let mut sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requests);
+        if !policy.reads_requests() {
+            // Nobody measures them for it: not even what has carried nothing is known to have none.
+            sample.backends.iter_mut().for_each(|backend| backend.requests = None);
+        }
+        self.meter.ask(policy.quantiles());
         let mut load = self.meter.measure(&sample).clone();
         load.readings.extend(sight.answers.readings.iter().cloned());
         let workload = match self.workload(sight, actuator, &policy) {

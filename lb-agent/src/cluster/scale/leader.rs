@@ -182,6 +182,7 @@ impl Work {
         if *leader.leads.borrow() {
             leader.agents.drain(draining);
             leader.agents.measure(pods);
+            leader.agents.follow(self.followed());
             self.act(leader, actions).await;
             self.write(leader).await;
             remember::remember(&mut self.entries, &leader.client, uptime()).await;
@@ -204,6 +205,12 @@ impl Work {
         let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_usage());
         let services: BTreeSet<ServiceKey> = self.entries.iter().filter_map(reads).collect();
         replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten())
+    }
+
+    /// The Services of policies that read their requests.
+    fn followed(&self) -> BTreeSet<ServiceKey> {
+        let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_requests());
+        self.entries.iter().filter_map(reads).collect()
     }
 
     fn adopt(&mut self, seen: &Seen) {

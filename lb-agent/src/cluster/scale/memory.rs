@@ -199,7 +199,7 @@ mod tests {
             let sight = Sight {
                 clock: Clock { now, wall: SystemTime::UNIX_EPOCH + now },
                 replicas: std::slice::from_ref(&replica),
-                counts: &ServiceCounts { backends: [(socket, carries)].into(), at: now },
+                counts: &ServiceCounts { backends: [(socket, carries.clone())].into(), at: now },
                 usage: &HashMap::new(),
                 answers: Answers::default(),
                 workload: Some(Ok(&Workload { set: 1, ..Workload::default() })),

@@ -110,11 +110,17 @@ pub fn replicas<'a>(
 /// What a replica carries.
 pub fn carried(replica: &Replica, counts: &ServiceCounts) -> Counts {
     let parts = replica.sockets.iter().filter_map(|socket| counts.backends.get(socket));
-    parts.fold(Counts::default(), |sum, part| Counts {
+    // Who has carried nothing has had no requests.
+    let nothing = Counts { requests: Some(Box::default()), ..Counts::default() };
+    parts.fold(nothing, |sum, part| Counts {
         active: sum.active + part.active,
         pending: sum.pending + part.pending,
         connections: sum.connections + part.connections,
         bytes: sum.bytes + part.bytes,
+        requests: sum.requests.zip(part.requests.as_ref()).map(|(mut sum, part)| {
+            sum.add(part);
+            sum
+        }),
     })
 }
 
@@ -152,6 +158,7 @@ pub fn sample(
             active: carried.active,
             connections: carried.connections,
             bytes: carried.bytes,
+            requests: carried.requests.map(|requests| *requests),
             usage: replica.uid.as_ref().and_then(|uid| usage.get(uid)).copied(),
         })
     };
@@ -200,7 +207,7 @@ mod tests {
         let shown: Vec<_> = replicas.iter().map(|r| (r.name.as_str(), r.is_pod, r.ready, r.sockets.len())).collect();
         assert_eq!(shown, [("10.0.0.9", false, true, 2), ("a", true, true, 4), ("b", true, false, 2)]);
         let socket = |at: &str| SocketKey::new(at.parse().unwrap(), Protocol::Tcp);
-        let counts = |active, connections| Counts { active, connections, pending: 1, bytes: 10 };
+        let counts = |active, connections| Counts { active, connections, pending: 1, bytes: 10, requests: None };
         let backends = [(socket("10.0.0.1:80"), counts(3, 30)), (socket("[fd00::1]:80"), counts(1, 4))].into();
         let counts = ServiceCounts { backends, at: Duration::from_secs(7) };
         let pods = pods(&replicas);

@@ -13,7 +13,11 @@ mod schedule;
 mod text;
 mod vertical;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use kube::ResourceExt;
 
@@ -27,7 +31,7 @@ pub use vertical::{Bounds, Vertical};
 use error::{Checked, count, wrong};
 
 use super::{
-    Signal,
+    Quantile, Signal, SignalName,
     policy::{ActuatorKind, Mode, ScalePolicy, ScalePolicySpec, TargetRef},
 };
 
@@ -136,6 +140,23 @@ impl Policy {
         signals.sort_unstable();
         signals.dedup();
         signals
+    }
+
+    /// Whether it reads a signal that is made from requests, which are measured only then.
+    pub fn reads_requests(&self) -> bool {
+        use SignalName::{InFlight, RequestsPerSecond};
+        let is_of_requests =
+            |signal: &&Signal| matches!(**signal, Signal::Measured(InFlight | RequestsPerSecond) | Signal::Ttfb(_));
+        self.signals().iter().any(is_of_requests)
+    }
+
+    /// The quantiles of `ttfb` that it reads.
+    pub fn quantiles(&self) -> BTreeSet<Quantile> {
+        let quantile = |signal: &Signal| match signal {
+            Signal::Ttfb(quantile) => Some(*quantile),
+            _ => None,
+        };
+        self.signals().into_iter().filter_map(quantile).collect()
     }
 }
 

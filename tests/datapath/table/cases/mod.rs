@@ -9,6 +9,7 @@ mod lives;
 mod neighbors;
 mod odd;
 mod refused;
+mod requests;
 mod selection;
 mod stack;
 mod ways;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Case> {
         inside::cases(),
         refused::cases(),
         neighbors::cases(),
+        requests::cases(),
     ]
     .concat();
     named_once(&cases);
