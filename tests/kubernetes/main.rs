@@ -15,6 +15,7 @@ mod remote;
 mod sample;
 mod scale_policies;
 mod scaling;
+mod sizing;
 mod space;
 mod undisturbed;
 mod weir;

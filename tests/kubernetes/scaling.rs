@@ -12,24 +12,29 @@ use crate::{clients::Client, manifests, space::Space, weir, world};
 
 /// A Deployment of one pod, which requests a twentieth of a CPU, with its Service.
 fn scene(space: &Space<'_>) -> Result<()> {
+    stage(space, "requests: {cpu: 50m}")
+}
+
+/// A Deployment of one pod with these resources, with its Service.
+pub(crate) fn stage(space: &Space<'_>, resources: &str) -> Result<()> {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: my-app, annotations: {weir.dev/algorithm: least-connections}}\n\
                    spec: {selector: {app: my-app}, ports: [{port: 80}]}\n";
-    let requests = "        resources: {requests: {cpu: 50m}}\n        ports:\n";
-    let deployment = manifests::deployment("my-app", 1).replace("        ports:\n", requests);
+    let resources = format!("        resources: {{{resources}}}\n        ports:\n");
+    let deployment = manifests::deployment("my-app", 1).replace("        ports:\n", &resources);
     space.apply(&(deployment + service + &manifests::clients(space.cluster().nodes())))?;
     space.wait_for_rollout("deployment/my-app")?;
     space.wait_for_clients()
 }
 
 /// A policy for it; `spec` are further fields.
-fn policy(name: &str, target: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, target: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: weir.dev/v1alpha1\nkind: ScalePolicy\nmetadata: {{name: {name}}}\n\
          spec: {{serviceRef: {{name: my-app}}, targetRef: {{{target}}}, {spec}}}\n"
     )
 }
 
-const DEPLOYMENT: &str = "apiVersion: apps/v1, kind: Deployment, name: my-app";
+pub(crate) const DEPLOYMENT: &str = "apiVersion: apps/v1, kind: Deployment, name: my-app";
 const CONNECTIONS: &str = "targets: [{signal: activeConnections, perReplica: 4}]";
 const AT_ONCE: &str = "drainTimeout: 20s, behavior: {scaleDown: {stabilizationWindowSeconds: 0}}";
 
@@ -44,13 +49,23 @@ fn wait_for_replicas(space: &Space<'_>, count: u64) -> Result<()> {
 
 /// Waits until the condition `Ready` of a policy has this reason and says this, and returns its status.
 fn wait_for_reason(space: &Space<'_>, name: &str, reason: &str, message: &str) -> Result<Value> {
+    wait_for_condition(space, name, ("Ready", reason), message)
+}
+
+/// Waits until a condition of a policy has this reason and says this, and returns its status.
+pub(crate) fn wait_for_condition(
+    space: &Space<'_>,
+    name: &str,
+    (kind, reason): (&str, &str),
+    message: &str,
+) -> Result<Value> {
     let mut status = Value::Null;
     let waited = space.wait_for(reason, || {
         status = space.get(&["scalepolicy", name])?["status"].take();
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
         Ok(conditions.any(|condition| {
             let says = condition["message"].as_str().is_some_and(|text| text.contains(message));
-            condition["type"] == "Ready" && condition["reason"] == reason && says
+            condition["type"] == kind && condition["reason"] == reason && says
         }))
     });
     waited.map_err(|error| error.context(format!("{message:?} in {status:#}")))?;

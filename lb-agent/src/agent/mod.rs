@@ -149,7 +149,7 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
     agent.start_sockets()?;
     agent.follow_coordinator()?;
     agent.publish();
-    let _servers = Servers::start(control, metrics, healthz, &snapshots);
+    let _servers = Servers::start((control, agent.source.client()), metrics, healthz, &snapshots);
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -179,14 +179,14 @@ struct Servers(Vec<JoinHandle<()>>);
 
 impl Servers {
     fn start(
-        control: Control,
+        (control, cluster): (Control, Option<kube::Client>),
         metrics: Option<TcpListener>,
         healthz: Option<TcpListener>,
         snapshots: &Subscriber,
     ) -> Self {
         let subscriber = snapshots.clone();
         let mut tasks = vec![tokio::spawn(async move {
-            if let Err(error) = control.serve(subscriber).await {
+            if let Err(error) = control.serve(subscriber, cluster).await {
                 tracing::error!(%error, "the control socket has ended");
             }
         })];

@@ -10,6 +10,7 @@ use super::{
     drain::{Action, Candidate, Drain, Note, View},
     memory::{Memory, Record},
     replicas::{self, Replica},
+    size::{self, Sizer},
     status::{Report, Standing},
     target::{TargetError, Workload},
 };
@@ -40,6 +41,8 @@ pub struct Entry {
     meter: Meter,
     state: State,
     forecast: Option<Watch>,
+    /// The size of its replicas, if it says something of that.
+    pub size: Option<Sizer>,
     drain: Drain,
     /// Victims of the last leader, until the workload was seen.
     resume: Vec<String>,
@@ -67,6 +70,8 @@ pub struct Sight<'a> {
     pub claimed: Option<&'a str>,
     /// The older policy for the same workload.
     pub rival: Option<&'a str>,
+    /// Who else sizes its pods.
+    pub sized: Option<&'a str>,
 }
 
 impl Entry {
@@ -76,6 +81,7 @@ impl Entry {
         let policy = read(&object);
         Self {
             forecast: policy.as_ref().ok().and_then(|(policy, _)| Watch::of(policy)),
+            size: policy.as_ref().ok().and_then(|(policy, _)| Sizer::of(policy, status.recommendation.as_ref())),
             policy,
             resume: status.draining.clone(),
             report: Report::new(status),
@@ -98,6 +104,8 @@ impl Entry {
                 (self.meter, self.state, self.forecast) = Default::default();
             }
             self.forecast = policy.as_ref().ok().and_then(|(policy, _)| Watch::changed(self.forecast.take(), policy));
+            let told = self.report.status.recommendation.as_ref();
+            self.size = policy.as_ref().ok().and_then(|(policy, _)| Sizer::changed(self.size.take(), policy, told));
             self.policy = policy;
             self.obstacle = None;
             self.state.policy_changed();
@@ -156,7 +164,8 @@ impl Entry {
         let namespace = self.object.namespace().unwrap_or_default();
         let requests = sight.workload.and_then(Result::ok).map(|workload| workload.requests).unwrap_or_default();
         let service = (namespace, policy.service.clone());
-        let mut sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requests);
+        let requested = self.size.as_ref().map_or(requests, |size| size.requests(requests));
+        let mut sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requested);
         if !policy.reads_requests() {
             // Nobody measures them for it: not even what has carried nothing is known to have none.
             sample.backends.iter_mut().for_each(|backend| backend.requests = None);
@@ -175,6 +184,7 @@ impl Entry {
         let set = workload.map_or(load.replicas, |workload| workload.set);
         let mut seen = self.observe(&load, set, workload, now);
         seen.failures.clone_from(&sight.answers.failures);
+        seen.resized = self.size.as_ref().and_then(Sizer::resized);
         seen.forecast = self.forecast.as_mut().and_then(|forecast| forecast.tick(&seen, sight.clock));
         let decision = decide(&policy, &mut self.state, &seen, sight.clock);
         self.obstacle = self.obstacle.take().filter(|_| decision.desired != set);
@@ -182,10 +192,40 @@ impl Entry {
         let unrequested = unrequested(&policy, requests);
         let obstacle = self.obstacle.as_ref().or(unrequested.as_ref());
         self.report.say_ready(&policy, &decision, (obstacle, &seen.failures), now);
-        if actuator != ActuatorKind::Scale || policy.mode == Mode::Recommend {
-            return self.rest();
-        }
-        self.act(&policy, &decision, sight, workload, set)
+        let mut actions = if actuator != ActuatorKind::Scale || policy.mode == Mode::Recommend {
+            self.rest()
+        } else {
+            self.act(&policy, &decision, sight, workload, set)
+        };
+        actions.extend(self.resize(&policy, &seen, sight, workload));
+        actions
+    }
+
+    /// Decides on the size of the replicas, and says who gets it now.
+    fn resize(
+        &mut self,
+        policy: &Policy,
+        seen: &Observation,
+        sight: &Sight<'_>,
+        workload: Option<&Workload>,
+    ) -> Option<Action> {
+        let Some(sizer) = &mut self.size else {
+            self.report.unsized_now();
+            return None;
+        };
+        let view = size::View {
+            policy,
+            clock: sight.clock,
+            load: seen,
+            replicas: sight.replicas,
+            leaving: &self.report.status.draining.clone(),
+            usage: sight.usage,
+            workload,
+            rival: sight.sized,
+        };
+        let outcome = sizer.tick(&view, &mut self.report.status.recommendation);
+        self.report.sized(&outcome);
+        outcome.order.map(Action::Resize)
     }
 
     /// Nothing is done, and nobody is to go.
@@ -328,6 +368,11 @@ impl Entry {
                 self.obstacle = None;
                 self.drain.done(clock.now);
                 self.report.scaled(*from, *to, clock);
+            }
+            (Action::Resize(order), result) => {
+                if let Some(size) = &mut self.size {
+                    size.ordered(order, result, clock.now);
+                }
             }
             (_, Err(error)) if error.is_lasting() => {
                 self.obstacle = Some((error.reason(), error.to_string()));

@@ -21,6 +21,7 @@ struct Stage {
     pods: Vec<(&'static str, u64)>,
     claimed: Option<&'static str>,
     rival: Option<&'static str>,
+    sized: Option<&'static str>,
     /// Why nothing can be done.
     fails: Option<TargetError>,
     /// CPU time that each pod uses in a second, in milliseconds.
@@ -61,6 +62,7 @@ impl Stage {
             pods: pods.to_vec(),
             claimed: None,
             rival: None,
+            sized: None,
             fails: None,
             cpu: 0,
             answers: Answers::default(),
@@ -97,6 +99,7 @@ impl Stage {
             workload: Some(self.workload.as_ref()),
             claimed: self.claimed,
             rival: self.rival,
+            sized: self.sized,
         };
         let actions = self.entry.tick(&sight);
         for action in &actions {

@@ -23,8 +23,9 @@ use super::{
     drain::Action,
     entry::{Entry, Sight},
     keda::Wants,
-    remember,
+    pods, remember,
     replicas::{self, Replica},
+    size::Sizer,
     target::{self, Kinds, TargetError, Workload},
     watch::{Seen, Watches},
     write,
@@ -168,6 +169,7 @@ impl Work {
         let services: BTreeSet<ServiceKey> =
             self.entries.iter().filter_map(|(key, entry)| service(key, entry)).collect();
         let replicas = seen.replicas(&services);
+        self.look_at_pods(&leader.client, &replicas).await;
         let pods = self.measured(&replicas);
         let gone = |name: &str| !nodes.get(name).copied().unwrap_or(false);
         let counts: BTreeMap<ServiceKey, ServiceCounts> = leader.agents.fleet(gone, |fleet| {
@@ -204,7 +206,49 @@ impl Work {
     fn measured(&self, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) -> Pods {
         let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_usage());
         let services: BTreeSet<ServiceKey> = self.entries.iter().filter_map(reads).collect();
-        replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten())
+        let mut pods = replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten());
+        for (sizer, replica) in self.sized(replicas) {
+            let container = replica.uid.as_deref().and_then(|uid| sizer.measured(uid));
+            if let (Some(node), Some(container)) = (&replica.node, container) {
+                pods.entry(node.clone()).or_default().insert(container);
+            }
+        }
+        pods
+    }
+
+    /// The replicas of policies that size them.
+    fn sized<'a>(
+        &'a self,
+        replicas: &'a BTreeMap<ServiceKey, Vec<Replica>>,
+    ) -> impl Iterator<Item = (&'a Sizer, &'a Replica)> {
+        self.entries.iter().flat_map(move |(key, entry)| {
+            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
+            let of = entry.size.as_ref().zip(replicas);
+            of.into_iter().flat_map(|(sizer, replicas)| replicas.iter().map(move |replica| (sizer, replica)))
+        })
+    }
+
+    /// Looks at the pods that are sized and whose time has come.
+    async fn look_at_pods(&mut self, client: &Client, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) {
+        let mut due = Vec::new();
+        for (key, entry) in &self.entries {
+            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
+            let Some((sizer, replicas)) = entry.size.as_ref().zip(replicas) else { continue };
+            let container = sizer.container();
+            due.extend(sizer.due(replicas, uptime()).into_iter().map(|pod| (key.clone(), container.to_owned(), pod)));
+        }
+        let looks = due.into_iter().map(|(key, container, pod)| async move {
+            let found = write::pod(client, &key.0, pod).await;
+            (key, pod.1.to_owned(), found.map(|found| found.map(|found| pods::read(&found, &container))))
+        });
+        for (key, uid, found) in all(looks.collect::<Vec<_>>()).await {
+            let sizer = self.entries.get_mut(&key).and_then(|entry| entry.size.as_mut());
+            match (sizer, found) {
+                (Some(sizer), Ok(seen)) => sizer.saw(&uid, seen, uptime()),
+                (_, Err(error)) => tracing::warn!(policy = ?key, %error, "a pod cannot be looked at"),
+                (None, Ok(_)) => {}
+            }
+        }
     }
 
     /// The Services of policies that read their requests.
@@ -302,6 +346,7 @@ impl Work {
             let others = targets.iter().map(|(key, created, target)| (key, *created, target));
             let rival = target.and_then(|target| claims::rival(others, (key, created(entry)), target));
             let claimed = target.and_then(|target| claims::owner(seen.autoscalers(), &key.0, target));
+            let sized = target.and_then(|target| claims::owner(seen.verticals(), &key.0, target));
             let look = target.and_then(|_| self.looks.get(key));
             let policy = entry.policy.as_ref().ok();
             let addresses = || replicas::addresses(replicas.map_or(&[], Vec::as_slice));
@@ -315,6 +360,7 @@ impl Work {
                 workload: look.map(|look| look.found.as_ref()),
                 claimed: claimed.map(|claimed| claimed.title.as_str()),
                 rival: rival.as_deref(),
+                sized: sized.map(|sized| sized.title.as_str()),
             };
             actions.push((key.clone(), entry.tick(&sight)));
         }

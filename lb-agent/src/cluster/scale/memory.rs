@@ -205,6 +205,7 @@ mod tests {
                 workload: Some(Ok(&Workload { set: 1, ..Workload::default() })),
                 claimed: None,
                 rival: None,
+                sized: None,
             };
             entry.tick(&sight);
         }
