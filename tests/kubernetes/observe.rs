@@ -42,12 +42,9 @@ fn dashboards_and_alerts_show_what_clients_count() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, SPACE)?;
     let nobody = manifests::service(NOBODY, "").replace("app: my-app", "app: nobody");
-    space.apply(
-        &(manifests::deployment(SERVICE, 2)
-            + &manifests::service(SERVICE, "")
-            + &nobody
-            + &manifests::clients(cluster.nodes())),
-    )?;
+    let measured =
+        manifests::service(SERVICE, "").replace("annotations: {", "annotations: {weir.dev/measure: requests, ");
+    space.apply(&(manifests::deployment(SERVICE, 2) + &measured + &nobody + &manifests::clients(cluster.nodes())))?;
     space.wait_for_rollout("deployment/my-app")?;
     space.wait_for_clients()?;
     let address = space.wait_for_addresses(SERVICE, 2)?.remove(0);

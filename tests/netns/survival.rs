@@ -12,7 +12,9 @@ use weir_tests::{
 
 use crate::lab::{DATAPATHS, Lab, vip4, vip6};
 
-const PAUSE: Duration = Duration::from_millis(2);
+/// Four clients make less than 500 connections a second then: a port towards the remote server is taken for ten seconds after a connection,
+/// and there are 4536.
+const PAUSE: Duration = Duration::from_millis(8);
 
 fn total(agent: &Agent<'_>) -> Result<u64> {
     Ok(agent.backends()?.iter().map(|backend| backend.connections_total).sum())

@@ -153,12 +153,12 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
 
     #[inline(always)]
     fn request(&self, key: u64) -> Option<Shared<Request>> {
-        REQUESTS.get_ptr_mut(&key).map(shared)
+        REQUESTS.get_ptr_mut(key).map(shared)
     }
 
     #[inline(always)]
     fn begin_request(&self, key: u64, request: &Request) -> Begun {
-        match REQUESTS.insert(&key, request, BPF_NOEXIST as u64) {
+        match REQUESTS.insert(key, request, BPF_NOEXIST as u64) {
             Ok(()) => Begun::Noted,
             Err(EEXIST) => Begun::Known,
             Err(_) => Begun::Full,
@@ -168,12 +168,12 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     #[inline(always)]
     fn end_request(&self, key: u64) {
         // Most connections that end have none.
-        let _ = REQUESTS.remove(&key);
+        let _ = REQUESTS.remove(key);
     }
 
     #[inline(always)]
     fn measure(&self, backend: u32) -> Option<Shared<Measure>> {
-        MEASURES.get_ptr_mut(&backend).map(shared)
+        MEASURES.get_ptr_mut(backend).map(shared)
     }
 
     #[inline(always)]

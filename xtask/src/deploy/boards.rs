@@ -106,6 +106,10 @@ fn service() -> Dashboard {
         let chosen = format!(r#"{{namespace="$namespace",service="$service",direction="{way}"}}"#);
         format!("sum by (backend) (rate(weir_backend_bytes_total{chosen}[$__rate_interval]))")
     };
+    let first_byte = |quantile: &str| {
+        let rate = format!("rate(weir_backend_ttfb_seconds_bucket{CHOSEN}[$__rate_interval])");
+        format!("histogram_quantile({quantile}, sum by (le) ({rate}))")
+    };
     let description = "What each backend of one Service carries, and how evenly.";
     Dashboard::new("weir-service", "Weir / Service", description)
         .variable("namespace", "Namespace", "weir_service_backends")
@@ -161,6 +165,22 @@ fn service() -> Dashboard {
                     .query(by_backend("weir_backend_pending_connections"), "{{backend}}"),
                 Panel::lines("Resets", PerSecond, "Connections that a reset ended.")
                     .query(rate_by_backend("weir_backend_resets_total"), "{{backend}}"),
+            ],
+        )
+        .row(
+            8,
+            [
+                Panel::lines("Requests in flight", Number, "Begun and not fully answered; of Services that are measured (weir.dev/measure).")
+                    .query(by_backend("weir_backend_in_flight"), "{{backend}}"),
+                Panel::lines("Requests", PerSecond, "Begun; of Services that are measured.")
+                    .query(rate_by_backend("weir_backend_requests_total"), "{{backend}}"),
+                Panel::lines(
+                    "Time to the first byte",
+                    Seconds,
+                    "From a request's first payload to the response's, over all backends; of Services that are measured.",
+                )
+                .query(first_byte("0.5"), "median")
+                .query(first_byte("0.99"), "99 of 100"),
             ],
         )
         .row(
