@@ -97,6 +97,13 @@ pub struct FrontendSpec {
     pub ranges: Option<BTreeSet<IpNet>>,
 }
 
+impl FrontendSpec {
+    /// Whether it only refuses.
+    pub fn is_nowhere(&self) -> bool {
+        self.inside == Reach::Nowhere && self.outside == Reach::Nowhere
+    }
+}
+
 /// How far a connection may go for its backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {

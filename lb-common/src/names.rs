@@ -48,13 +48,15 @@ pub mod map {
     pub const PEERS: &str = "peers";
     /// Hash: [`crate::socket::PodKey`] to [`crate::socket::Pod`].
     pub const PODS: &str = "pods";
+    /// Ring buffer of `u32`: [`crate::Frontend::service`] of each packet or call that was to wake a Service; what does not fit is lost.
+    pub const WAKES: &str = "wakes";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
     /// Every map that is pinned.
     pub const PINNED: &[&str] = &[
         FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS,
-        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, CLOCK,
+        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, WAKES, CLOCK,
     ];
 }
 

@@ -79,6 +79,9 @@ pub const FRONTEND_DROP_INSIDE: u8 = 4;
 /// Frontend flag: where clients outside have no backend, some exist on other nodes (`externalTrafficPolicy: Local`): dropped, not refused.
 pub const FRONTEND_DROP_OUTSIDE: u8 = 8;
 
+/// Frontend flag: where a client has no backend, one is on its way once the client was heard: it is told of in `wakes`, and not refused.
+pub const FRONTEND_WAKE: u8 = 16;
+
 /// Where a selection table is in the `slots` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -233,6 +233,8 @@ pub trait Env {
     /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow
     /// every turn.
     fn repeat<F: FnMut() -> bool>(&self, times: u32, attempt: F);
+    /// Tells of a client that asks for a service without a backend.
+    fn wake(&self, service: u32);
     /// Shows a rare event to who debugs; nothing unless asked for.
     fn trace(&self, event: Event, scratch: &Scratch);
 }

@@ -80,6 +80,8 @@ impl Memory {
 }
 
 impl Env for Memory {
+    fn wake(&self, _: u32) {}
+
     fn hook(&self) -> Hook {
         Hook::Ingress
     }

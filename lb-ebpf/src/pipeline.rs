@@ -4,7 +4,7 @@
 //! The way is asked for before anything else changes: what a hook cannot finish passes as it came, and the next hook finds the
 //! flow that may have been made for it.
 
-use lb_common::{BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic};
+use lb_common::{BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic, service::FRONTEND_WAKE};
 
 use crate::{
     create::create,
@@ -190,6 +190,11 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
     scratch.now = env.now();
     match client_flow(env, scratch, frontend) {
         Ok(()) => {}
+        // The client asks again by itself, and then there may be one. At XDP as at tc: nothing is to be answered.
+        Err(DropReason::NoBackend) if frontend.flags & FRONTEND_WAKE != 0 => {
+            env.wake(frontend.service);
+            return Verdict::drop(DropReason::NoBackend);
+        }
         Err(DropReason::NoBackend) => return Verdict::refuse(DropReason::NoBackend),
         Err(reason) => return Verdict::drop(reason),
     }

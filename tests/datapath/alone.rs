@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{DropReason, Protocol, Traffic};
+use lb_common::{DropReason, Protocol, Traffic, service::FRONTEND_WAKE};
 use lb_ebpf::{
     env::{Event, Hook, Table},
     pipeline::{Action, Verdict},
@@ -139,6 +139,19 @@ fn source_ports_start_anywhere_and_are_all_used_once() {
         assert_eq!(ports, [61000, 61001, 61002], "from offset {offset}");
         assert_eq!(memory.flows(), (3, 3));
     }
+}
+
+#[test]
+fn who_asks_for_an_empty_service_that_can_be_woken_is_told_of() {
+    let mut world = World::new(Family::V4, Protocol::Tcp, &[Place::Local]);
+    (world.backends[0].1, world.flags) = (0, FRONTEND_WAKE);
+    let mut memory = Memory::new();
+    world.make(1).iter().for_each(|write| memory.write(write));
+    for _ in 0..2 {
+        send(&mut memory, Interface::Up0, &tcp(SYN, world.client(), world.vip(0)));
+    }
+    let service = memory.tables.frontends.values().next().unwrap().service;
+    assert_eq!(*memory.woken.borrow(), [service, service]);
 }
 
 #[test]

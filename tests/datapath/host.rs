@@ -36,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) random: RefCell<VecDeque<u32>>,
     /// What was traced.
     pub(crate) events: RefCell<Vec<Event>>,
+    /// Services that were asked for in vain.
+    pub(crate) woken: RefCell<Vec<u32>>,
     pub(crate) drops: BTreeMap<DropReason, u64>,
     flows: Vec<UnsafeCell<Bucket>>,
     replies: Vec<UnsafeCell<Bucket>>,
@@ -88,6 +90,7 @@ impl Memory {
             stack: false,
             random: RefCell::default(),
             events: RefCell::default(),
+            woken: RefCell::default(),
             drops: BTreeMap::new(),
             flows: cells(BUCKETS as usize, bucket),
             replies: cells(BUCKETS as usize, bucket),
@@ -309,6 +312,10 @@ impl Env for At<'_> {
 
     fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {
         (0..times).any(|_| attempt());
+    }
+
+    fn wake(&self, service: u32) {
+        self.memory.woken.borrow_mut().push(service);
     }
 
     fn trace(&self, event: Event, _scratch: &Scratch) {

@@ -14,6 +14,7 @@ mod policy;
 mod sample;
 mod scale_policies;
 mod scaling;
+mod sizing;
 mod space;
 mod undisturbed;
 mod weir;

@@ -12,24 +12,29 @@ use crate::{clients::Client, manifests, space::Space, weir, world};
 
 /// A Deployment of one pod, which requests a twentieth of a CPU, with its Service.
 fn scene(space: &Space<'_>) -> Result<()> {
+    stage(space, "requests: {cpu: 50m}")
+}
+
+/// A Deployment of one pod with these resources, with its Service.
+pub(crate) fn stage(space: &Space<'_>, resources: &str) -> Result<()> {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: my-app, annotations: {weir.dev/algorithm: least-connections}}\n\
                    spec: {selector: {app: my-app}, ports: [{port: 80}]}\n";
-    let requests = "        resources: {requests: {cpu: 50m}}\n        ports:\n";
-    let deployment = manifests::deployment("my-app", 1).replace("        ports:\n", requests);
+    let resources = format!("        resources: {{{resources}}}\n        ports:\n");
+    let deployment = manifests::deployment("my-app", 1).replace("        ports:\n", &resources);
     space.apply(&(deployment + service + &manifests::clients(space.cluster().nodes())))?;
     space.wait_for_rollout("deployment/my-app")?;
     space.wait_for_clients()
 }
 
 /// A policy for it; `spec` are further fields.
-fn policy(name: &str, target: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, target: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: weir.dev/v1alpha1\nkind: ScalePolicy\nmetadata: {{name: {name}}}\n\
          spec: {{serviceRef: {{name: my-app}}, targetRef: {{{target}}}, {spec}}}\n"
     )
 }
 
-const DEPLOYMENT: &str = "apiVersion: apps/v1, kind: Deployment, name: my-app";
+pub(crate) const DEPLOYMENT: &str = "apiVersion: apps/v1, kind: Deployment, name: my-app";
 const CONNECTIONS: &str = "targets: [{signal: activeConnections, perReplica: 4}]";
 const AT_ONCE: &str = "drainTimeout: 20s, behavior: {scaleDown: {stabilizationWindowSeconds: 0}}";
 
@@ -44,13 +49,23 @@ fn wait_for_replicas(space: &Space<'_>, count: u64) -> Result<()> {
 
 /// Waits until the condition `Ready` of a policy has this reason and says this, and returns its status.
 fn wait_for_reason(space: &Space<'_>, name: &str, reason: &str, message: &str) -> Result<Value> {
+    wait_for_condition(space, name, ("Ready", reason), message)
+}
+
+/// Waits until a condition of a policy has this reason and says this, and returns its status.
+pub(crate) fn wait_for_condition(
+    space: &Space<'_>,
+    name: &str,
+    (kind, reason): (&str, &str),
+    message: &str,
+) -> Result<Value> {
     let mut status = Value::Null;
     let waited = space.wait_for(reason, || {
         status = space.get(&["scalepolicy", name])?["status"].take();
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
         Ok(conditions.any(|condition| {
             let says = condition["message"].as_str().is_some_and(|text| text.contains(message));
-            condition["type"] == "Ready" && condition["reason"] == reason && says
+            condition["type"] == kind && condition["reason"] == reason && says
         }))
     });
     waited.map_err(|error| error.context(format!("{message:?} in {status:#}")))?;
@@ -104,6 +119,43 @@ fn a_busy_pod_is_given_company() -> Result<()> {
     wait_for_replicas(&space, 1)?;
     let status = space.get(&["scalepolicy", "web"])?["status"].take();
     ensure!(status["lastDecision"].to_string().contains("cpuCores"), "{status:#}");
+    Ok(())
+}
+
+#[test]
+fn a_client_wakes_a_workload_that_has_no_replica() -> Result<()> {
+    let cluster = world::enter_with_weir(Proxy::None)?;
+    let space = Space::new(&cluster, "zero")?;
+    space.apply(
+        &(manifests::deployment("my-app", 1)
+            + &manifests::service("my-app", "")
+            + &manifests::clients(cluster.nodes())),
+    )?;
+    space.wait_for_clients()?;
+    let address = space.wait_for_addresses("my-app", 2)?[0].clone();
+    space.apply(&policy("web", DEPLOYMENT, &format!("{CONNECTIONS}, replicas: {{min: 0, max: 3}}, {AT_ONCE}")))?;
+    let clients = space.pods("role=client")?;
+    let inside = manifests::target(&space.cluster_addresses("my-app")?[0], 80);
+    let curl = |limit: &str| -> Result<std::process::Output> {
+        let mut curl = cluster.client().command("curl")?;
+        Ok(curl
+            .args(["--silent", "--show-error", "--fail", "--max-time", limit, &format!("http://{address}/")])
+            .output()?)
+    };
+    // From outside by packets, then from a pod by its socket.
+    for by_socket in [false, true] {
+        wait_for_replicas(&space, 0)?;
+        space.wait_for("no pod", || Ok(space.pods("app=my-app")?.is_empty()))?;
+        let began = std::time::Instant::now();
+        if by_socket {
+            Client::Pod(&clients[0]).ask(&cluster, &[&inside, "--timeout=30000"])?.expect_no_failure()?;
+        } else {
+            let output = curl("30")?;
+            ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        eprintln!("by_socket {by_socket}: answered after {:?}", began.elapsed());
+        ensure!(replicas(&space)? == 1, "it keeps one replica for a while");
+    }
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! A ScalePolicy reads the counters of real traffic and runs a real command.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use weir_tests::{
@@ -80,6 +84,24 @@ fn more_connections_run_the_command_and_fewer_too() -> Result<()> {
     wait_until(PATIENCE, || Ok(calls(&lab).len() >= 2)).context("the command to scale in")?;
     assert_eq!(calls(&lab)[1], "web-policy 2 1 web-policy default 2 1");
     agent.wait_for("one server", |backends| backends.iter().filter(|backend| backend.state == "ready").count() == 2)
+}
+
+#[test]
+fn a_client_wakes_a_service_that_has_no_server() -> Result<()> {
+    let lab = Lab::local(1)?;
+    fs::write(lab.manifests.path().join(".1"), web(&lab, 1).yaml())?;
+    let folder = lab.manifests.path().display();
+    let command = script(&lab, &format!("cp {folder}/.$3 {folder}/.new && mv {folder}/.new {folder}/web.yaml"))?;
+    lab.manifests.write("policy.yaml", &POLICY.replace("min: 1", "min: 0"))?;
+    let agent = lab.start(&web(&lab, 0), Options::default().with(&["--scale-command", &command]))?;
+    let began = Instant::now();
+    let answer = lab.client(|| client::ask(vip4(80)))?;
+    let took = began.elapsed();
+    assert_eq!(answer, "server-0", "{}", agent.log());
+    assert_eq!(calls(&lab)[0], "web-policy 0 1 web-policy default 0 1");
+    // The first packet is sent again after a second, and that one finds the server.
+    assert!((Duration::from_millis(900)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    Ok(())
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub struct Core<D> {
     pub read_at: Option<Instant>,
     /// Backends that the coordinator drains.
     pub ordered_drains: BTreeSet<SocketKey>,
+    /// Services that a client wakes, by namespace and name.
+    waking: BTreeSet<(String, String)>,
     /// What backends carry through other nodes, as the kernel knows it.
     pub(super) remote: BTreeMap<u32, u64>,
     pub(super) meter: Meter,
@@ -125,6 +127,7 @@ impl<D: Dataplane> Core<D> {
             programming: SyncDurations::default(),
             read_at: None,
             ordered_drains: BTreeSet::new(),
+            waking: BTreeSet::new(),
             remote: BTreeMap::new(),
             meter: Meter::default(),
             conditions,
@@ -177,6 +180,23 @@ impl<D: Dataplane> Core<D> {
                 self.model.services.insert(id, port);
             }
         }
+    }
+
+    /// Says which Services, by namespace and name, a client wakes while they have no backend.
+    pub fn set_waking(&mut self, services: BTreeSet<(String, String)>) {
+        if self.waking == services {
+            return;
+        }
+        let differs: BTreeSet<_> = self.waking.symmetric_difference(&services).cloned().collect();
+        let is_it = |id: &&ServiceId| differs.contains(&(id.namespace.clone(), id.name.clone()));
+        self.pending.extend(self.model.services.keys().filter(is_it).cloned());
+        self.waking = services;
+    }
+
+    /// The Services of these indexes that a client wakes.
+    pub fn woken(&self, indexes: &BTreeSet<u32>) -> BTreeSet<(String, String)> {
+        let name = |index: &u32| self.tables.service(*index).map(|id| (id.namespace, id.name));
+        indexes.iter().filter_map(name).filter(|name| self.waking.contains(name)).collect()
     }
 
     /// The backends that the last agent has found unhealthy stay so until they answer.
@@ -283,7 +303,8 @@ impl<D: Dataplane> Core<D> {
         if port.is_none() && !self.complete {
             return Ok(Plan::default());
         }
-        let desired = port.map(|port| desired(port, &self.conditions.of(id, port, now)));
+        let wakes = !self.waking.is_empty() && self.waking.contains(&(id.namespace.clone(), id.name.clone()));
+        let desired = port.map(|port| desired(port, &self.conditions.of(id, port, now), wakes));
         let plan = |core: &Self| {
             let capacity = core.dataplane.capacity();
             let input = Input { image: &core.tables, capacity: &capacity, stamp: now.as_secs() as u32 };

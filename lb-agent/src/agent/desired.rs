@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// What should be in the kernel of a service port; of a backend without a condition nothing is known.
-pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>) -> DesiredService {
+/// `wakes` says whether who asks for it is to wake it.
+pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>, wakes: bool) -> DesiredService {
     let weights = effective(port, conditions);
     let backend = |(at, spec): (&SocketAddr, &crate::model::BackendSpec)| {
         let effective = weights.get(at);
@@ -34,5 +35,6 @@ pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>)
         affinity: port.affinity,
         maglev_size: port.maglev_size,
         backends: port.backends.iter().map(backend).collect(),
+        wakes,
     }
 }

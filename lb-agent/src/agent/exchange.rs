@@ -62,6 +62,17 @@ impl Exchange {
         word.elsewhere.iter().filter(is_it).map(|(index, (_, active))| (*index, *active)).collect()
     }
 
+    /// The Services that a client wakes; the last word stays.
+    pub fn waking(&self) -> BTreeSet<(String, String)> {
+        self.word.borrow().waking.clone()
+    }
+
+    /// Tells that clients ask for these Services.
+    pub fn knock(&self, services: BTreeSet<(String, String)>) {
+        let now = Instant::now();
+        self.speech.send_modify(|speech| speech.knocked.extend(services.into_iter().map(|service| (service, now))));
+    }
+
     /// The backends that the coordinator drains; the last word stays.
     pub fn draining(&self) -> BTreeSet<SocketKey> {
         self.word.borrow().draining.clone()

@@ -4,7 +4,7 @@
 //! itself or by force, programs and maps stay in force.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     time::{Duration, SystemTime},
 };
@@ -149,7 +149,8 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
     agent.start_sockets()?;
     agent.follow_coordinator()?;
     agent.publish();
-    let _servers = Servers::start(control, metrics, healthz, &snapshots);
+    let _servers = Servers::start((control, agent.source.client()), metrics, healthz, &snapshots);
+    let mut wakes = agent.core.dataplane.wakes()?;
     let mut clock = interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -160,6 +161,7 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
             update = follower.next() => agent.node_changed(update, &mut follower),
             Some(answer) = asks.recv() => drop(answer.send(report::services(&agent.core.tables, agent.core.counters()))),
             () = netfilter.changed() => agent.rules_changed(&netfilter),
+            services = wakes.next() => agent.woken(&services),
             result = agent.grace.over() => agent.grace_over(result),
             Some(event) = health.recv() => agent.health_changed(event, &mut health),
             news = announcing::next(&mut agent.announcing) => agent.announce(news),
@@ -179,14 +181,14 @@ struct Servers(Vec<JoinHandle<()>>);
 
 impl Servers {
     fn start(
-        control: Control,
+        (control, cluster): (Control, Option<kube::Client>),
         metrics: Option<TcpListener>,
         healthz: Option<TcpListener>,
         snapshots: &Subscriber,
     ) -> Self {
         let subscriber = snapshots.clone();
         let mut tasks = vec![tokio::spawn(async move {
-            if let Err(error) = control.serve(subscriber).await {
+            if let Err(error) = control.serve(subscriber, cluster).await {
                 tracing::error!(%error, "the control socket has ended");
             }
         })];
@@ -335,6 +337,8 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         let (model, mut problems) = build::build(&objects, &setting, &holders);
         let (policies, more) = build::policies(&objects);
         problems.extend(more);
+        let waking = policies.iter().filter(|policy| policy.wakes());
+        self.core.set_waking(waking.map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect());
         self.policies = policies;
         self.note("files", faults.iter().map(Problem::to_string).collect());
         self.note("model", problems.iter().map(Problem::to_string).collect());
@@ -536,6 +540,7 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         }
         if let Some(exchange) = &self.exchange {
             self.core.ordered_drains = exchange.draining();
+            self.core.set_waking(exchange.waking());
         }
         let result = block_in_place(|| self.core.tick(uptime()));
         self.exchange();
@@ -573,6 +578,22 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         let wanted = self.policies.iter().map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect();
         let samples = report::samples(&self.core.tables, self.core.counters(), &wanted, clock.now);
         self.scaler.tick(clock, &samples, &self.policies);
+    }
+
+    /// Clients ask for Services without a backend: whoever decides hears of it at once.
+    fn woken(&mut self, indexes: &BTreeSet<u32>) {
+        let services = self.core.woken(indexes);
+        if services.is_empty() {
+            return;
+        }
+        match &mut self.exchange {
+            Some(exchange) => exchange.knock(services),
+            None => {
+                services.into_iter().for_each(|service| self.scaler.knock(service, uptime()));
+                self.scale();
+                self.publish();
+            }
+        }
     }
 
     fn publish(&self) {

@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{
     Addr,
-    socket::{POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
+    socket::{POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE, POD_NODE, Pod, PodKey},
 };
 
 use super::sockets::SocketLb;
@@ -59,7 +59,7 @@ pub fn pods(
         let flags = elsewhere | if is_excluded(namespace) { POD_EXCLUDED } else { 0 };
         pods.insert(PodKey { kind: POD_NAMESPACE, id: namespace.cookie }, pod(namespace.v4, namespace.v6, flags));
     }
-    pods.insert(PodKey { kind: POD_NAMESPACE, id: node.cookie }, pod(node.v4, node.v6, 0));
+    pods.insert(PodKey { kind: POD_NAMESPACE, id: node.cookie }, pod(node.v4, node.v6, POD_NODE));
     pods.extend(cgroups.iter().map(|id| (PodKey { kind: POD_CGROUP, id: *id }, pod(node.v4, node.v6, POD_EXCLUDED))));
     pods
 }

@@ -62,6 +62,14 @@ impl Source {
         }
     }
 
+    /// The client of the cluster's API.
+    pub(super) fn client(&self) -> Option<kube::Client> {
+        match self {
+            Self::Kube(kube) => Some(kube.client()),
+            Self::Files(_) => None,
+        }
+    }
+
     /// How it is shown.
     pub(super) fn status(&self) -> SourceStatus {
         match self {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use lb_common::{Algorithm, BackendLoad, BackendState, Protocol, SocketKey, counters::Recount};
+use lb_common::{Algorithm, BackendLoad, BackendState, Protocol, SocketKey, counters::Recount, service::FRONTEND_WAKE};
 
 use super::*;
 use crate::{
@@ -61,6 +61,23 @@ fn carry(fake: &Fake, index: u32, active: u64, connections: u64) {
     let mut state = fake.state();
     state.counters.insert(index, Counters { load, ..Counters::default() });
     state.sweep.recounts.insert(index, Recount { active, pending: 0 });
+}
+
+#[test]
+fn a_service_that_clients_wake_is_marked_and_found_by_its_index() {
+    let fake = Fake::new(CAPACITY);
+    let mut core = core(&fake, model(port(0)));
+    let flags = || fake.tables().unwrap().frontends.values().map(|frontend| frontend.flags).collect::<Vec<_>>();
+    assert_eq!(flags(), [0], "everybody else is refused at once");
+    let web = ("default".to_owned(), "web".to_owned());
+    core.set_waking([web.clone(), ("default".into(), "other".into())].into());
+    core.sync(second(1)).unwrap();
+    assert_eq!(flags(), [FRONTEND_WAKE]);
+    let index = fake.tables().unwrap().frontends.values().next().unwrap().service;
+    assert_eq!(core.woken(&[index, index + 1].into()), [web].into());
+    core.set_waking([].into());
+    core.sync(second(2)).unwrap();
+    assert_eq!((flags(), core.woken(&[index].into())), (vec![0], [].into()));
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod output;
 pub mod parse;
 pub mod run;
 pub mod screen;
+pub mod size;
 pub mod status;
 pub mod view;
 

@@ -33,7 +33,7 @@ use super::{
     serve::addresses,
     tls::AUTHORITY,
     usage,
-    wire::{Orders, Report, coordinator_client::CoordinatorClient},
+    wire::{Knock, Orders, Report, coordinator_client::CoordinatorClient},
 };
 use crate::signals::usage::{Place, Usage};
 
@@ -62,6 +62,8 @@ pub struct Speech {
     pub networks: Vec<IpNet>,
     /// What backends carry through it, and when that was read; none before it was.
     pub carried: Option<(Instant, Arc<Carried>)>,
+    /// Services without a backend that clients have asked for, and when they last did.
+    pub knocked: BTreeMap<(String, String), Instant>,
 }
 
 /// What the coordinator has said.
@@ -73,6 +75,8 @@ pub struct Word {
     pub elsewhere: BTreeMap<u32, (Arc<BackendName>, u64)>,
     /// Backends that get no new connections.
     pub draining: BTreeSet<SocketKey>,
+    /// Services that a client wakes while they have no backend.
+    pub waking: BTreeSet<(String, String)>,
     /// Pods whose usage is wanted, by their UIDs.
     pub measured: Arc<BTreeSet<String>>,
     /// When it was last said; none while there is no leader.
@@ -251,10 +255,12 @@ impl Link {
 
     fn report(&mut self, sequence: u64, told: &mut Told, used: Option<&Used>) -> Report {
         let announced = self.word.borrow().addresses.iter().flatten().map(IpAddr::to_string).collect();
-        let Speech { networks, carried } = self.speech.borrow_and_update().clone();
+        let Speech { networks, carried, knocked } = self.speech.borrow_and_update().clone();
         let networks = networks.iter().map(IpNet::to_string).collect();
         let age = |at: &Instant| at.elapsed().as_millis() as u32;
-        let mut report = Report { sequence, networks, announced, ..Report::default() };
+        let recent = knocked.into_iter().filter(|(_, at)| at.elapsed() < SILENCE);
+        let knocks = recent.map(|((namespace, service), at)| Knock { namespace, service, age: age(&at) }).collect();
+        let mut report = Report { sequence, networks, announced, knocks, ..Report::default() };
         if let Some((at, used)) = used {
             (report.usage, report.usage_age) = (usage::sent(used), Some(age(at)));
         }
@@ -277,6 +283,10 @@ impl Link {
                 Some(draining) => socket_keys(&draining.backends),
                 None => before.1.clone(),
             };
+            if let Some(waking) = &orders.waking {
+                let names = waking.services.iter().map(|name| (name.namespace.clone(), name.service.clone()));
+                word.waking = names.collect();
+            }
             if let Some(measured) = &orders.measured {
                 let uids = measured.uids.iter().cloned().collect();
                 if *word.measured != uids {

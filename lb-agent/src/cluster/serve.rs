@@ -13,18 +13,19 @@ use ipnet::IpNet;
 use kube::Client;
 use lb_common::SocketKey;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    allocate::ServiceKey,
     counts,
     fleet::Fleet,
     token::{self, TokenError},
     usage::{Pods, Usages},
-    wire::{Draining, Measured, Orders, Report, coordinator_server::Coordinator},
+    wire::{Draining, Knock, Measured, Orders, Report, ServiceName, Waking, coordinator_server::Coordinator},
 };
 use crate::{agent::uptime, scaling::UsageSample};
 
@@ -67,6 +68,10 @@ struct State {
     draining: Option<BTreeSet<SocketKey>>,
     /// Whose usage is wanted; none until it is decided.
     measured: Option<Pods>,
+    /// Services that a client wakes; none until it is decided.
+    waking: Option<BTreeSet<ServiceKey>>,
+    /// When a client last asked for a Service without a backend.
+    knocks: BTreeMap<ServiceKey, Duration>,
     usages: Usages,
     streams: u64,
     /// Reports that were taken in.
@@ -84,7 +89,24 @@ impl State {
             elsewhere: Vec::new(),
             draining: draining.map(|keys| Draining { backends: keys.iter().map(counts::socket).collect() }),
             measured: self.measured.as_ref().map(|pods| Measured { uids: measured(pods, node) }),
+            waking: self.waking.as_ref().map(|services| Waking { services: services.iter().map(name).collect() }),
         }
+    }
+
+    /// Takes in who asks for a Service without a backend. Returns whether one is new.
+    fn hear(&mut self, report: &Report, now: Duration) -> bool {
+        let mut is_new = false;
+        for Knock { namespace, service, age } in &report.knocks {
+            let key = (namespace.clone(), service.clone());
+            if !self.waking.as_ref().is_some_and(|waking| waking.contains(&key)) {
+                continue;
+            }
+            let at = now.saturating_sub(Duration::from_millis((*age).into()));
+            let known = self.knocks.entry(key).or_default();
+            is_new |= at.saturating_sub(*known) > Duration::from_millis(500);
+            *known = at.max(*known);
+        }
+        is_new
     }
 
     fn tell_everyone(&self) {
@@ -99,6 +121,10 @@ impl State {
     }
 }
 
+fn name((namespace, service): &ServiceKey) -> ServiceName {
+    ServiceName { namespace: namespace.clone(), service: service.clone() }
+}
+
 fn measured(pods: &Pods, node: &str) -> Vec<String> {
     pods.get(node).into_iter().flatten().cloned().collect()
 }
@@ -107,6 +133,8 @@ fn measured(pods: &Pods, node: &str) -> Vec<String> {
 #[derive(Clone, Debug, Default)]
 pub struct Agents {
     state: Arc<Mutex<State>>,
+    /// Somebody has asked for a Service without a backend.
+    knocked: Arc<Notify>,
 }
 
 impl Agents {
@@ -152,6 +180,26 @@ impl Agents {
         });
     }
 
+    /// Says which Services a client wakes while they have no backend.
+    pub fn wake(&self, services: BTreeSet<ServiceKey>) {
+        let mut state = self.state();
+        if state.waking.as_ref() != Some(&services) {
+            state.knocks.retain(|service, _| services.contains(service));
+            state.waking = Some(services);
+            state.tell_everyone();
+        }
+    }
+
+    /// Waits until a client asks for a Service without a backend. Cancel safe.
+    pub async fn knocked(&self) {
+        self.knocked.notified().await;
+    }
+
+    /// When a client last asked for each Service without a backend.
+    pub fn knocks(&self) -> BTreeMap<ServiceKey, Duration> {
+        self.state().knocks.clone()
+    }
+
     /// What these pods use, as far as it is known.
     pub fn usage(&self, pods: &Pods) -> HashMap<String, UsageSample> {
         self.state().usages.of(pods)
@@ -179,7 +227,7 @@ impl Agents {
     /// finds the agents where they are; agents that hear of no order keep to the last, and look for the leader.
     pub fn suspend(&self) {
         let mut state = self.state();
-        (state.decided, state.draining, state.measured) = (false, None, None);
+        (state.decided, state.draining, state.measured, state.waking) = (false, None, None, None);
         state.tell_everyone();
     }
 
@@ -202,6 +250,9 @@ impl Agents {
         agent.networks = report.networks.iter().filter_map(|text| text.parse().ok()).collect();
         state.reports += 1;
         state.usages.take(node, report, uptime());
+        if state.hear(report, uptime()) {
+            self.knocked.notify_one();
+        }
         state.fleet.take(node, report, uptime());
         let elsewhere = state.fleet.elsewhere(node);
         Some(Orders { elsewhere, ..state.orders(node, report.sequence) })
@@ -353,5 +404,28 @@ mod tests {
         assert_eq!(orders.recv().await.unwrap().unwrap().measured, Some(Measured::default()));
         agents.suspend();
         assert_eq!(orders.recv().await.unwrap().unwrap().measured, None);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_service_that_can_be_woken_is_heard_at_once() {
+        let agents = Agents::default();
+        let (stream, mut orders) = join(&agents, "a");
+        let web = ("shop".to_owned(), "web".to_owned());
+        let knock = |service: &str, age| Report {
+            knocks: vec![Knock { namespace: "shop".into(), service: service.into(), age }],
+            ..report(1)
+        };
+        agents.report("a", stream, &knock("web", 0)).unwrap();
+        assert!(agents.knocks().is_empty(), "nobody has decided");
+        agents.wake([web.clone()].into());
+        let told = orders.recv().await.unwrap().unwrap().waking.unwrap();
+        assert_eq!((told.services[0].namespace.as_str(), told.services[0].service.as_str()), ("shop", "web"));
+        agents.report("a", stream, &knock("other", 0)).unwrap();
+        agents.report("a", stream, &knock("web", 20)).unwrap();
+        agents.knocked().await;
+        assert_eq!(agents.knocks().into_keys().collect::<Vec<_>>(), [web]);
+        agents.report("a", stream, &knock("web", 20)).unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(50), agents.knocked()).await;
+        assert!(again.is_err(), "the same client, told of again");
     }
 }

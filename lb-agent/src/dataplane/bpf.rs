@@ -26,6 +26,7 @@ use super::{
     Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write, btf, cgroup,
     pins::{Pinned, failed, ignore_missing, map_folder},
     range_key, sys,
+    wakes::Wakes,
 };
 
 pub use super::sizes::Sizes;
@@ -464,6 +465,10 @@ impl Dataplane for Bpf {
 
     fn grace_period() -> Result<(), Error> {
         sys::grace_period().map_err(|e| kernel("wait for a grace period".into(), e))
+    }
+
+    fn wakes(&self) -> Result<Wakes, Error> {
+        Wakes::open(&self.pin_path)
     }
 
     fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error> {

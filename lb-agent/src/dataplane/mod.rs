@@ -10,6 +10,7 @@ pub mod pins;
 pub mod sizes;
 pub mod socket_list;
 pub(crate) mod sys;
+pub mod wakes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -248,6 +249,10 @@ pub trait Dataplane: Inspect + Send {
         Self: Sized;
     /// Says what a backend carries through other nodes.
     fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error>;
+    /// Who asks for Services without a backend; nobody where there is no kernel. Runs in the context of a tokio runtime.
+    fn wakes(&self) -> Result<wakes::Wakes, Error> {
+        Ok(wakes::Wakes::default())
+    }
     /// Adds to a backend's active and pending counts.
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error>;
 }

@@ -48,6 +48,8 @@ pub struct DesiredService {
     pub maglev_size: Option<u32>,
     /// Its backends.
     pub backends: BTreeMap<SocketAddr, DesiredBackend>,
+    /// While it has none, who asks for it wakes it, and is not refused.
+    pub wakes: bool,
 }
 
 /// What should be in the kernel of one backend.

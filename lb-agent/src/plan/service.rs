@@ -10,7 +10,9 @@ use lb_common::{
     Algorithm, Backend, Frontend, Selection, SocketKey, Vip,
     backend::BACKEND_LOCAL,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, VIP_LIVE},
+    service::{
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, FRONTEND_WAKE, VIP_LIVE,
+    },
 };
 
 use super::{DesiredBackend, DesiredService, Input, Plan, PlanError, Run, names::service_name, retire};
@@ -236,6 +238,7 @@ impl<'a> Planner<'a> {
             (spec.ranges.is_some(), FRONTEND_RANGES),
             (dropped(spec.inside, inside), FRONTEND_DROP_INSIDE),
             (dropped(spec.outside, outside), FRONTEND_DROP_OUTSIDE),
+            (self.service.wakes && !spec.is_nowhere(), FRONTEND_WAKE),
         ];
         let frontend = Frontend {
             id: self.vip(key)?,

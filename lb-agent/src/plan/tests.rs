@@ -308,7 +308,18 @@ fn any_services() -> impl Strategy<Value = Services> {
                 frontends.insert(SocketKey::new(socket(1, 1), Protocol::Tcp), FrontendSpec::default());
             }
             let port_name = "p".repeat(usize::from(n % 2));
-            (id, DesiredService { port_name, frontends, algorithm, affinity, maglev_size: Some(31), backends })
+            (
+                id,
+                DesiredService {
+                    port_name,
+                    frontends,
+                    algorithm,
+                    affinity,
+                    maglev_size: Some(31),
+                    backends,
+                    wakes: udp,
+                },
+            )
         });
         // A frontend of another protocol than its service's cannot be: the model never makes one.
         let mut services: Services = services.collect();

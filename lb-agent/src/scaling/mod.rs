@@ -20,6 +20,7 @@ pub mod signal;
 pub mod signals;
 pub mod status;
 pub mod targets;
+pub mod vertical;
 pub mod voice;
 
 pub use checked::{Place, Policy, PolicyError, PolicyId, validate};

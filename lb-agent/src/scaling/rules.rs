@@ -84,15 +84,44 @@ pub fn ask(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> Voic
 }
 
 fn answer(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (Stance, Why) {
+    let waits = waits(rule, holding, situation);
+    let Standing { holds, held, why } = match stand(rule, holding, situation, waits) {
+        Ok(standing) => standing,
+        Err(unread) => return (Stance::Blind, Why::Unread(unread)),
+    };
+    let stance = match (held, rule.bound) {
+        (None, Bound::Above(_)) if !holds && waits != Waits::Change => Stance::Silent,
+        (Some(held), _) if held >= rule.hold && waits == Waits::Nothing => Stance::Ask(wanted(rule, situation.base)),
+        _ => Stance::Keep,
+    };
+    (stance, why)
+}
+
+/// How a rule stands.
+pub(super) struct Standing {
+    /// Whether it holds.
+    pub(super) holds: bool,
+    /// For how long it has, as far as that counts.
+    pub(super) held: Option<Duration>,
+    /// All of that in words.
+    pub(super) why: Why,
+}
+
+/// Compares what a rule reads, and remembers for how long it has held; while it waits for a change it does not.
+pub(super) fn stand<A>(
+    rule: &Rule<A>,
+    holding: &mut Holding,
+    situation: Situation<'_>,
+    waits: Waits,
+) -> Result<Standing, Unread> {
     let now = situation.now;
     let value = match value(rule, situation) {
         Ok(value) => value,
         Err(unread) => {
             holding.held(rule, false, now);
-            return (Stance::Blind, Why::Unread(unread));
+            return Err(unread);
         }
     };
-    let waits = waits(rule, holding, situation);
     let holds = rule.bound.holds(value);
     let held = holding.held(rule, holds && waits != Waits::Change, now);
     let why = Why::Compared {
@@ -103,12 +132,7 @@ fn answer(rule: &Rule, holding: &mut Holding, situation: Situation<'_>) -> (Stan
         hold: rule.hold,
         waits,
     };
-    let stance = match (held, rule.bound) {
-        (None, Bound::Above(_)) if !holds && waits != Waits::Change => Stance::Silent,
-        (Some(held), _) if held >= rule.hold && waits == Waits::Nothing => Stance::Ask(wanted(rule, situation.base)),
-        _ => Stance::Keep,
-    };
-    (stance, why)
+    Ok(Standing { holds, held, why })
 }
 
 /// A rule counts from what is there, so it lets the last change be done; but what is to go may be kept.

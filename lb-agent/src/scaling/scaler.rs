@@ -25,6 +25,8 @@ pub struct Scaler {
     limit: Duration,
     meters: HashMap<(String, String), Meter>,
     entries: BTreeMap<PolicyId, Entry>,
+    /// When a client last asked for a Service without a backend.
+    knocks: HashMap<(String, String), Duration>,
 }
 
 struct Entry {
@@ -40,7 +42,7 @@ impl Scaler {
     /// A scaler that runs `fallback`, the agent's own `--scale-command`, for policies without a command of their own, and gives
     /// every run so much time.
     pub fn new(fallback: Option<Vec<String>>, limit: Duration) -> Self {
-        Self { fallback, limit, meters: HashMap::new(), entries: BTreeMap::new() }
+        Self { fallback, limit, meters: HashMap::new(), entries: BTreeMap::new(), knocks: HashMap::new() }
     }
 
     /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands. A Service without
@@ -51,8 +53,14 @@ impl Scaler {
         for entry in self.entries.values_mut() {
             let service = (entry.policy.id.namespace.clone(), entry.policy.service.clone());
             let load = self.meters.get(&service).and_then(Meter::last);
-            entry.tick(clock, load, self.fallback.as_deref(), self.limit);
+            let knocked = self.knocks.get(&service).copied();
+            entry.tick(clock, (load, knocked), self.fallback.as_deref(), self.limit);
         }
+    }
+
+    /// A client asks for a Service that has no backend.
+    pub fn knock(&mut self, service: (String, String), now: Duration) {
+        self.knocks.insert(service, now);
     }
 
     /// What there is to show, by namespace and name.
@@ -111,7 +119,13 @@ impl Entry {
         self
     }
 
-    fn tick(&mut self, clock: Clock, load: Option<&Load>, fallback: Option<&[String]>, limit: Duration) {
+    fn tick(
+        &mut self,
+        clock: Clock,
+        (load, knocked): (Option<&Load>, Option<Duration>),
+        fallback: Option<&[String]>,
+        limit: Duration,
+    ) {
         if let Some(replicas) = self.actuator.finished(clock) {
             self.state.set(replicas, clock.now);
         }
@@ -120,7 +134,7 @@ impl Entry {
             self.status.problem = Some(format!("spec.serviceRef.name: there is no Service {}/{service}", id.namespace));
             return;
         };
-        let mut seen = Observation::from(load.clone());
+        let mut seen = Observation { knocked, ..load.clone().into() };
         seen.forecast = self.watch.as_mut().and_then(|watch| watch.tick(&seen, clock));
         let decision = decide(&self.policy, &mut self.state, &seen, clock);
         self.note(&decision, load, clock);
@@ -317,6 +331,20 @@ mod tests {
         let shown = serde_json::to_value(&scaler.status()[0]).unwrap();
         assert_eq!(shown["forecast"]["coefficients"][1]["name"], "lag:0s");
         assert!(shown["forecast"]["why"].as_str().unwrap().contains("one replica carries 10"), "{}", shown["forecast"]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_is_a_reason_for_the_first_replica() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy { min: 0, ..policy(Some(&script(folder.path()))) };
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        for second in 100..110 {
+            scaler.tick(clock(second), &[sample(second, 0, 0)], std::slice::from_ref(&policy));
+        }
+        assert_eq!(scaler.status()[0].desired_replicas, Some(0));
+        scaler.knock(("shop".into(), "web".into()), Duration::from_secs(110));
+        ended(&mut scaler, clock(110), &sample(110, 0, 0), &policy).await;
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 0 1\n");
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
 use serde::Serialize;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
     decision::{Decision, Input},
     forecast::ForecastReport,
     observation::{Load, Reading},
-    policy::Mode,
+    policy::{Mode, RecommendationStatus, ScalePolicy, VerticalMode},
     signal::Signal,
     voice::{Stance, Voice},
 };
@@ -39,6 +41,8 @@ pub struct PolicyStatus {
     pub max_replicas: u32,
     /// What is foreseen, and from what; none for a policy without a forecast.
     pub forecast: Option<ForecastReport>,
+    /// The size that a replica should have, and how many have it; none for a policy that does not ask.
+    pub recommendation: Option<RecommendationStatus>,
     /// What the replicas carry.
     pub signals: Vec<SignalStatus>,
     /// The last decision.
@@ -49,6 +53,8 @@ pub struct PolicyStatus {
     pub actuator: ActuatorStatus,
     /// What keeps the policy from working.
     pub problem: Option<String>,
+    /// What the coordinator says of it; empty without a cluster.
+    pub conditions: Vec<Condition>,
 }
 
 /// A decision that changed the number.
@@ -114,9 +120,46 @@ impl PolicyStatus {
             last_decision: None,
             last_change: None,
             actuator: ActuatorStatus::default(),
+            recommendation: recommendation(policy),
             problem: None,
+            conditions: Vec::new(),
         }
     }
+
+    /// A policy of a cluster, as the coordinator tells of it.
+    pub fn told(object: &ScalePolicy) -> Self {
+        let (spec, told) = (&object.spec, object.status.clone().unwrap_or_default());
+        let bound = |bound: i32| u32::try_from(bound).unwrap_or_default();
+        let ready = told.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let problem = ready.filter(|ready| ready.status == "False").map(|ready| ready.message.clone());
+        // What the next leader needs is none of a user's.
+        let shown = |told: RecommendationStatus| RecommendationStatus { history: None, ..told };
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            service: spec.service_ref.name.clone(),
+            mode: spec.mode,
+            current_replicas: told.current_replicas,
+            desired_replicas: told.desired_replicas,
+            min_replicas: bound(spec.replicas.min),
+            max_replicas: bound(spec.replicas.max),
+            forecast: None,
+            recommendation: told.recommendation.map(shown),
+            signals: told.last_decision.iter().flat_map(|decision| decision.inputs.clone()).collect(),
+            last_decision: told.last_decision,
+            last_change: None,
+            actuator: ActuatorStatus::default(),
+            problem,
+            conditions: told.conditions,
+        }
+    }
+}
+
+/// Without a cluster there are no pods to size.
+fn recommendation(policy: &Policy) -> Option<RecommendationStatus> {
+    let vertical = policy.vertical.as_ref().filter(|vertical| vertical.mode != VerticalMode::Off)?;
+    let message = "sizes are those of a cluster's pods".to_owned();
+    Some(RecommendationStatus { container: vertical.container.clone(), message, ..RecommendationStatus::default() })
 }
 
 /// Every signal that is known of a Service.

@@ -1,7 +1,8 @@
 //! What the node's own pods use of CPU and memory, read from their cgroups: no metrics server is needed, and the numbers are as old as
 //! the look.
 //!
-//! The kubelet gives a pod a folder in every hierarchy, named by the pod's UID. CPU time and memory of version 1 are in hierarchies of their own; a node that mounts both versions has its
+//! The kubelet gives a pod a folder in every hierarchy, named by the pod's UID, and the runtime each container one in it, named by the
+//! container's id. What is asked for is a pod, `UID`, or one container of it, `UID/ID`. CPU time and memory of version 1 are in hierarchies of their own; a node that mounts both versions has its
 //! controllers in version 1.
 
 use std::{
@@ -129,15 +130,15 @@ pub struct Usage {
     pub memory: u64,
 }
 
-/// What pods of this node use, by their UIDs: of those that are `wanted`. A pod that goes while it is read is left out.
+/// What pods and containers of this node use: of those that are `wanted`. One that goes while it is read is left out.
 pub fn read(hierarchies: &Hierarchies, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Usage>, UsageError> {
     let cpu = folders(&hierarchies.cpu.root, wanted)?;
     let memory = folders(&hierarchies.memory.root, wanted)?;
-    let pod = |(uid, path): (String, PathBuf)| {
-        let usage = one(hierarchies, &path, memory.get(&uid)?)?;
-        Some((uid, usage))
+    let usage = |(name, path): (String, PathBuf)| {
+        let usage = one(hierarchies, &path, memory.get(&name)?)?;
+        Some((name, usage))
     };
-    Ok(cpu.into_iter().filter_map(pod).collect())
+    Ok(cpu.into_iter().filter_map(usage).collect())
 }
 
 fn one(hierarchies: &Hierarchies, cpu: &Path, memory: &Path) -> Option<Usage> {
@@ -173,7 +174,7 @@ fn field(file: &Path, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The folders of pods below a root, by their UIDs.
+/// The folders of pods and containers below a root, by what they are asked for.
 fn folders(root: &Path, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, PathBuf>, UsageError> {
     let failed = |source| UsageError::Read { path: root.into(), source };
     fs::read_dir(root).map_err(failed)?;
@@ -185,11 +186,30 @@ fn folders(root: &Path, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Pa
 fn search(folder: &Path, depth: usize, wanted: &BTreeSet<String>, found: &mut BTreeMap<String, PathBuf>) {
     for (name, path) in children(folder) {
         match pod_uid(&name) {
-            Some(uid) if wanted.contains(&uid) => drop(found.insert(uid, path)),
+            Some(uid) => found.extend(of_pod(&uid, &path, wanted)),
             None if depth > 1 && is_kubelets(&name) => search(&path, depth - 1, wanted, found),
             _ => {}
         }
     }
+}
+
+/// What is wanted of a pod, and its folders.
+fn of_pod(uid: &str, pod: &Path, wanted: &BTreeSet<String>) -> Vec<(String, PathBuf)> {
+    let wanted = wanted.range(uid.to_owned()..).take_while(|name| name.starts_with(uid));
+    let folder = |name: &String| match name[uid.len()..].strip_prefix('/') {
+        None => (name == uid).then(|| pod.to_path_buf()),
+        Some(id) => container(pod, id),
+    };
+    wanted.filter_map(|name| Some((name.clone(), folder(name)?))).collect()
+}
+
+/// The folder of a container: `ID`, or with systemd `cri-containerd-ID.scope`, `crio-ID.scope`; `crio-conmon-ID.scope` is none.
+fn container(pod: &Path, id: &str) -> Option<PathBuf> {
+    let is_it = |name: &str| match name.strip_suffix(".scope") {
+        Some(scope) => scope.strip_suffix(id).is_some_and(|before| before.ends_with('-') && !before.contains("conmon")),
+        None => name == id,
+    };
+    children(pod).into_iter().find_map(|(name, path)| is_it(&name).then_some(path))
 }
 
 fn children(folder: &Path) -> Vec<(String, PathBuf)> {
@@ -279,6 +299,39 @@ mod tests {
         let hierarchies = Hierarchies::find(mount.path(), Path::new("")).unwrap();
         assert_eq!((hierarchies.cpu.version, hierarchies.memory.version), (Version::V2, Version::V2));
         assert_eq!(read(&hierarchies, &wanted()).unwrap(), expected());
+    }
+
+    #[test]
+    fn a_container_is_found_in_its_pod_whatever_its_runtime_calls_it() {
+        for (name, found) in [
+            ("ab12", true),
+            ("cri-containerd-ab12.scope", true),
+            ("crio-ab12.scope", true),
+            ("crio-conmon-ab12.scope", false),
+            ("xab12", false),
+            ("other", false),
+        ] {
+            let mount = tempfile::tempdir().unwrap();
+            let pod = format!("kubepods/pod{UID}");
+            put(
+                mount.path(),
+                &[
+                    (&format!("cpuacct/{pod}/cpuacct.usage"), "9"),
+                    (&format!("cpuacct/{pod}/{name}/cpuacct.usage"), "1500000000"),
+                    (&format!("memory/{pod}/{name}/memory.usage_in_bytes"), "1000"),
+                    (&format!("memory/{pod}/{name}/memory.stat"), "total_inactive_file 100"),
+                ],
+            );
+            let hierarchies = Hierarchies::find(mount.path(), Path::new("")).unwrap();
+            let wanted = format!("{UID}/ab12");
+            let used = read(&hierarchies, &[wanted.clone(), UID.replace("01", "0")].into()).unwrap();
+            let usage = expected().into_values().next();
+            assert_eq!(
+                (used.get(&wanted).copied(), used.len()),
+                (usage.filter(|_| found), usize::from(found)),
+                "{name}"
+            );
+        }
     }
 
     #[test]

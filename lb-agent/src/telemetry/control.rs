@@ -16,10 +16,15 @@ use axum::{
 };
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::snapshot::Subscriber;
+use crate::{
+    discovery::kube::explain,
+    scaling::{PolicyStatus, ScalePolicy},
+};
 
 /// Where the sockets of all agents of a machine are.
 pub const FOLDER: &str = "/run/weir";
@@ -122,10 +127,10 @@ impl Control {
         Ok(Self { listener, file: SocketFile(path) })
     }
 
-    /// Answers until the future is dropped.
-    pub async fn serve(self, snapshots: Subscriber) -> io::Result<()> {
+    /// Answers until the future is dropped. The policies of a cluster are asked of its API server.
+    pub async fn serve(self, snapshots: Subscriber, cluster: Option<kube::Client>) -> io::Result<()> {
         let Self { listener, file } = self;
-        let result = axum::serve(listener, router(snapshots)).await;
+        let result = axum::serve(listener, router(Known { snapshots, cluster })).await;
         drop(file);
         result
     }
@@ -144,38 +149,67 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn router(snapshots: Subscriber) -> Router {
+/// What there is to answer from.
+#[derive(Clone)]
+struct Known {
+    snapshots: Subscriber,
+    cluster: Option<kube::Client>,
+}
+
+impl Known {
+    async fn policies(&self) -> Result<Vec<PolicyStatus>, Response> {
+        let Some(client) = &self.cluster else { return Ok(self.snapshots.borrow().policies.clone()) };
+        let api: kube::Api<ScalePolicy> = kube::Api::all(client.clone());
+        match tokio::time::timeout(PATIENCE / 2, api.list(&ListParams::default())).await {
+            Ok(Ok(list)) => Ok(list.items.iter().map(PolicyStatus::told).collect()),
+            Ok(Err(error)) => {
+                Err(failed(StatusCode::BAD_GATEWAY, &explain::api_error(&error, "list", "scalepolicies")))
+            }
+            Err(_) => Err(failed(StatusCode::GATEWAY_TIMEOUT, &"the API server does not answer")),
+        }
+    }
+}
+
+fn failed(status: StatusCode, error: &dyn std::fmt::Display) -> Response {
+    (status, Json(json!({ "error": error.to_string() }))).into_response()
+}
+
+fn router(known: Known) -> Router {
     Router::new()
         .route("/v1/policies", on_get(policies))
-        .route("/v1/policies/{namespace}/{name}/explain", on_get(explain))
+        .route("/v1/policies/{namespace}/{name}/explain", on_get(explained))
         .route("/v1/nodes", on_get(nodes))
         .route("/v1/status", on_get(status))
-        .with_state(snapshots)
+        .with_state(known)
 }
 
-async fn policies(State(snapshots): State<Subscriber>) -> Json<Value> {
-    list("PolicyList", &json!(snapshots.borrow().policies))
-}
-
-async fn nodes(State(snapshots): State<Subscriber>) -> Json<Value> {
-    list("NodeList", &json!([snapshots.borrow().node]))
-}
-
-async fn status(State(snapshots): State<Subscriber>) -> Json<Value> {
-    Json(json!(snapshots.borrow().node))
-}
-
-async fn explain(
-    State(snapshots): State<Subscriber>,
-    Segments((namespace, name)): Segments<(String, String)>,
-) -> Response {
-    let snapshot = snapshots.borrow().clone();
-    let found = snapshot.policies.iter().find(|policy| policy.namespace == namespace && policy.name == name);
-    if let Some(policy) = found {
-        return Json(json!(policy)).into_response();
+async fn policies(State(known): State<Known>) -> Response {
+    match known.policies().await {
+        Ok(policies) => list("PolicyList", &json!(policies)).into_response(),
+        Err(failed) => failed,
     }
-    let error = format!("there is no policy {namespace}/{name}; `weir get policies` lists them");
-    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+}
+
+async fn nodes(State(known): State<Known>) -> Json<Value> {
+    list("NodeList", &json!([known.snapshots.borrow().node]))
+}
+
+async fn status(State(known): State<Known>) -> Json<Value> {
+    Json(json!(known.snapshots.borrow().node))
+}
+
+async fn explained(State(known): State<Known>, Segments((namespace, name)): Segments<(String, String)>) -> Response {
+    let policies = match known.policies().await {
+        Ok(policies) => policies,
+        Err(failed) => return failed,
+    };
+    match policies.iter().find(|policy| policy.namespace == namespace && policy.name == name) {
+        Some(policy) => Json(json!(policy)).into_response(),
+        None => {
+            let error = format!("there is no policy {namespace}/{name}; `weir get policies` lists them");
+            failed(StatusCode::NOT_FOUND, &error)
+        }
+    }
 }
 
 fn list(kind: &str, items: &Value) -> Json<Value> {
@@ -259,7 +293,7 @@ mod tests {
         let control = Control::bind_at(path.clone()).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (publisher, subscriber, _) = channel();
-        let server = tokio::spawn(control.serve(subscriber));
+        let server = tokio::spawn(control.serve(subscriber, None));
         let node = NodeStatus { name: "n1".to_owned(), ..NodeStatus::default() };
         publisher.send_replace(Arc::new(Snapshot { node, ..full() }));
 

@@ -100,6 +100,12 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn wake(&self, service: u32) {
+        // Where there is no room, the agent has enough to hear.
+        let _ = WAKES.output(&service, 0);
+    }
+
+    #[inline(always)]
     fn is_admitted(&self, frontend: u32, client: &Addr) -> bool {
         let range = Key::new(u8::BITS * size_of::<Range>() as u32, Range { frontend, network: *client });
         RANGES.get(&range).is_some()

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Announced, Backend, BackendLoad, Bucket, Frontend, Range, Settings, SocketKey,
@@ -51,6 +51,9 @@ maps! {
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }
+
+#[map(name = "wakes")]
+pub(crate) static WAKES: RingBuf = RingBuf::with_byte_size(1 << 12, 0);
 
 // The kernel wants to know the types of what it keeps with a socket.
 #[btf_map(name = "sockets")]

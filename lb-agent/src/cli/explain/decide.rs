@@ -3,7 +3,7 @@
 
 use lb_common::{
     AffinityValue, Algorithm, Backend, BackendState, FlowState, Frontend, Selection, SocketKey, hash,
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, FRONTEND_WAKE},
 };
 
 use super::{Via, odds};
@@ -165,7 +165,9 @@ fn no_backend(question: &Question, view: &View, frontend: &Frontend) -> Option<D
     } else if !view.tables.frontends.contains_key(&question.frontend) {
         turned_away(Rule::NoBackend, "no Service has this port of the cluster's address: refused")
     } else {
-        turned_away(Rule::NoBackend, "the frontend has no backend that takes connections: refused")
+        let woken = frontend.flags & FRONTEND_WAKE != 0;
+        let answer = if woken { "dropped, and its policy is woken" } else { "refused" };
+        turned_away(Rule::NoBackend, &format!("the frontend has no backend that takes connections: {answer}"))
     })
 }
 

@@ -9,6 +9,7 @@ use crate::cli::{
     agent::{brief, list, text},
     forecast,
     output::{self, Format},
+    size,
 };
 
 /// The one policy of this name.
@@ -78,6 +79,7 @@ fn in_words(policy: &Value) -> String {
         format!("{} {asks}: {}", text(answer, "from"), text(answer, "why"))
     });
     section(&mut out, "Forecast", &forecast::in_words(policy), String::clone);
+    section(&mut out, "Size", &size::in_words(policy), String::clone);
     section(&mut out, "Rejected", list(decision, "rejected"), |item| {
         format!("{}: {}", text(item, "what"), text(item, "why"))
     });
@@ -130,6 +132,11 @@ Answers:
 Forecast:
   off: it is early
   intercept = 1.5, standard error 0.25
+Size:
+  app: cpu 480m, memory 64Mi, 2 of 3 pods
+  last change: cpu 250m -> 480m: rule grow
+  Resizing: one pod after the other
+  cpu: 9 of 10 samples
 Rejected:
   target asks for 5: not within its window
 Limits:

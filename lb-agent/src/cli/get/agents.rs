@@ -6,6 +6,7 @@ use crate::cli::{
     agent::{brief, list, text},
     forecast,
     output::{Cell, Table, Tone},
+    size,
 };
 
 /// Items of one namespace or of all, in the order of their names.
@@ -19,7 +20,7 @@ pub fn sorted(mut items: Vec<Value>, namespace: Option<&str>) -> Vec<Value> {
 pub fn policies(items: &[Value], wide: bool) -> Table {
     let mut header = vec!["NAMESPACE", "NAME", "SERVICE", "MODE", "MIN", "MAX", "CURRENT", "DESIRED", "STATE"];
     if wide {
-        header.extend(["FORECAST", "COEFFICIENTS", "DECIDED", "REASON"]);
+        header.extend(["SIZE", "FORECAST", "COEFFICIENTS", "DECIDED", "REASON"]);
     }
     let mut table = Table::new(&header);
     table.rows = items.iter().map(|item| policy(item, wide)).collect();
@@ -34,6 +35,7 @@ fn policy(item: &Value, wide: bool) -> Vec<Cell> {
     if wide {
         let decision = &item["lastDecision"];
         row.extend([
+            Cell::or_dash(&size::in_short(item)),
             Cell::or_dash(&forecast::in_short(item)),
             Cell::or_dash(&forecast::coefficients(item)),
             Cell::or_dash(text(decision, "at")),
@@ -106,6 +108,9 @@ pub(in crate::cli) mod tests {
                 "namespace": "shop", "name": "web", "service": "web", "mode": "Apply", "currentReplicas": 3,
                 "desiredReplicas": 4, "minReplicas": 1, "maxReplicas": 20, "problem": null,
                 "actuator": {"lastError": null},
+                "recommendation": {"container": "app", "cpu": "480m", "memory": "64Mi", "applied": true, "pods": 3, "resizedPods": 2,
+                                   "message": "cpu: 9 of 10 samples", "lastChange": "cpu 250m -> 480m: rule grow"},
+                "conditions": [{"type": "Sized", "status": "False", "reason": "Resizing", "message": "one pod after the other"}],
                 "forecast": {"on": false, "why": "off: it is early", "coefficients": [{"name": "intercept", "estimate": 1.5, "standardError": 0.25}]},
                 "lastDecision": {
                     "at": "2026-01-02T03:04:05Z", "reason": "busy asks for 4",
@@ -124,9 +129,9 @@ pub(in crate::cli) mod tests {
     fn policies_are_a_table() {
         let items = sorted(answer(), None);
         let expected = "\
-NAMESPACE   NAME   SERVICE   MODE        MIN   MAX   CURRENT   DESIRED   STATE     FORECAST           COEFFICIENTS         DECIDED                REASON
-default     web    api       Recommend   0     3     -         -         problem   -                  -                    -                      -
-shop        web    web       Apply       1     20    3         4         ok        off: it is early   intercept=1.5±0.25   2026-01-02T03:04:05Z   busy asks for 4
+NAMESPACE   NAME   SERVICE   MODE        MIN   MAX   CURRENT   DESIRED   STATE     SIZE                                      FORECAST           COEFFICIENTS         DECIDED                REASON
+default     web    api       Recommend   0     3     -         -         problem   -                                         -                  -                    -                      -
+shop        web    web       Apply       1     20    3         4         ok        app: cpu 480m, memory 64Mi, 2 of 3 pods   off: it is early   intercept=1.5±0.25   2026-01-02T03:04:05Z   busy asks for 4
 ";
         assert_eq!(policies(&items, true).render(false), expected);
         assert_eq!(sorted(answer(), Some("shop")).len(), 1);

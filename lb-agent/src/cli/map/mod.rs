@@ -66,7 +66,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::INTERFACES => hash(maps.hash::<u32, u32>(name)?, |index, flags| interface(*index, *flags)),
         map::PODS => hash(maps.hash::<PodKey, Pod>(name)?, element::pod),
         // The kernel keeps them with the sockets, and lists them for none.
-        map::SOCKETS | map::PEERS => Vec::new(),
+        map::SOCKETS | map::PEERS | map::WAKES => Vec::new(),
         map::RANGES => hash(maps.trie::<Range, u32>(name)?, |(bits, range), _| element::range(*bits, range)),
         map::ANNOUNCED => hash(maps.hash::<Addr, Announced>(name)?, element::announced),
         map::VIPS => array(&maps.array::<Vip>(name)?, element::vip),

@@ -1,7 +1,8 @@
-//! Who else scales a workload: HorizontalPodAutoscalers, KEDA's among them, and other policies.
+//! Who else scales a workload: HorizontalPodAutoscalers, KEDA's among them, VerticalPodAutoscalers, and other policies.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::ResourceExt;
+use kube::{CustomResource, ResourceExt};
+use serde::{Deserialize, Serialize};
 
 use crate::{cluster::allocate::ServiceKey, scaling::policy::TargetRef};
 
@@ -24,6 +25,41 @@ pub fn autoscaler(hpa: &HorizontalPodAutoscaler) -> Option<Autoscaler> {
     let own = format!("HorizontalPodAutoscaler {}", hpa.name_any());
     let keda = hpa.owner_references().iter().find(|owner| owner.kind == "ScaledObject");
     Some(Autoscaler { target, title: keda.map_or(own.clone(), |owner| format!("ScaledObject {} ({own})", owner.name)) })
+}
+
+/// What is needed of a VerticalPodAutoscaler, whose definition a cluster need not have.
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize)]
+#[kube(
+    group = "autoscaling.k8s.io",
+    version = "v1",
+    kind = "VerticalPodAutoscaler",
+    plural = "verticalpodautoscalers",
+    namespaced,
+    schema = "disabled"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VerticalPodAutoscalerSpec {
+    /// What it sizes.
+    #[serde(default)]
+    target_ref: Option<Sized>,
+}
+
+/// What a VerticalPodAutoscaler sizes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Sized {
+    api_version: String,
+    kind: String,
+    name: String,
+}
+
+/// What is needed of a VerticalPodAutoscaler.
+pub fn vertical(vpa: &VerticalPodAutoscaler) -> Option<Autoscaler> {
+    let Sized { api_version, kind, name } = vpa.spec.target_ref.clone()?;
+    Some(Autoscaler {
+        target: TargetRef { api_version, kind, name },
+        title: format!("VerticalPodAutoscaler {}", vpa.name_any()),
+    })
 }
 
 /// Whether two references mean one object. The version does not count; a group that is not said is any.
@@ -87,6 +123,18 @@ mod tests {
             !found("shop", target("apps/v1", "StatefulSet")) && !found("shop", target("example.com/v1", "Deployment"))
         );
         assert!(!found("other", target("apps/v1", "Deployment")));
+    }
+
+    #[test]
+    fn a_vertical_autoscaler_is_found_by_what_it_sizes() {
+        let vpa = json!({
+            "apiVersion": "autoscaling.k8s.io/v1", "kind": "VerticalPodAutoscaler", "metadata": {"namespace": "shop", "name": "size"},
+            "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "updatePolicy": {"updateMode": "Off"}},
+        });
+        let vpa = vertical(&serde_json::from_value(vpa).unwrap()).unwrap();
+        let key = ("shop".to_owned(), "size".to_owned());
+        let found = owner([(&key, &vpa)].into_iter(), "shop", &target("apps/v1", "Deployment")).unwrap();
+        assert_eq!(found.title, "VerticalPodAutoscaler size");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use lb_common::SocketKey;
 
+use super::resize::Order;
+
 /// Every node has heard that a victim gets no new connections, and no count of it is older than that.
 const SETTLE: Duration = Duration::from_secs(3);
 /// So long a controller may take to remove the victims; who is still there then stays.
@@ -54,6 +56,8 @@ pub enum Action {
     },
     /// These pods are to stay.
     Unmark(Vec<String>),
+    /// A pod gets another size.
+    Resize(Order),
 }
 
 /// What has happened that is worth an Event.

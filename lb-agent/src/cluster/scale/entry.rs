@@ -9,6 +9,7 @@ use lb_common::SocketKey;
 use super::{
     drain::{Action, Candidate, Drain, Note, View},
     replicas::{self, Replica},
+    size::{self, Sizer},
     status::{Report, Standing},
     target::{TargetError, Workload},
 };
@@ -35,11 +36,15 @@ pub struct Entry {
     meter: Meter,
     state: State,
     forecast: Option<Watch>,
+    /// The size of its replicas, if it says something of that.
+    pub size: Option<Sizer>,
     drain: Drain,
     /// Victims of the last leader, until the workload was seen.
     resume: Vec<String>,
     /// Since when some replicas do not take connections, and how many do.
     waiting: Option<(Duration, u32)>,
+    /// Whether it decides: neither it nor its workload is refused.
+    able: bool,
     /// Why what was decided could not be done, with a reason, until it could.
     obstacle: Option<(&'static str, String)>,
 }
@@ -60,6 +65,10 @@ pub struct Sight<'a> {
     pub claimed: Option<&'a str>,
     /// The older policy for the same workload.
     pub rival: Option<&'a str>,
+    /// Who else sizes its pods.
+    pub sized: Option<&'a str>,
+    /// When a client last asked for the Service while it had no backend.
+    pub knocked: Option<Duration>,
 }
 
 impl Entry {
@@ -69,6 +78,7 @@ impl Entry {
         let policy = read(&object);
         Self {
             forecast: policy.as_ref().ok().and_then(|(policy, _)| Watch::of(policy)),
+            size: policy.as_ref().ok().and_then(|(policy, _)| Sizer::of(policy, status.recommendation.as_ref())),
             policy,
             resume: status.draining.clone(),
             report: Report::new(status),
@@ -77,6 +87,7 @@ impl Entry {
             state: State::default(),
             drain: Drain::Idle,
             waiting: None,
+            able: false,
             obstacle: None,
         }
     }
@@ -90,6 +101,8 @@ impl Entry {
                 (self.meter, self.state, self.forecast) = Default::default();
             }
             self.forecast = policy.as_ref().ok().and_then(|(policy, _)| Watch::changed(self.forecast.take(), policy));
+            let told = self.report.status.recommendation.as_ref();
+            self.size = policy.as_ref().ok().and_then(|(policy, _)| Sizer::changed(self.size.take(), policy, told));
             self.policy = policy;
             self.obstacle = None;
             self.state.policy_changed();
@@ -100,6 +113,11 @@ impl Entry {
     /// The backends that get no new connections.
     pub fn draining(&self) -> impl Iterator<Item = SocketKey> {
         self.drain.victims().iter().flat_map(|victim| victim.sockets.iter().copied())
+    }
+
+    /// Whether a client that asks for its Service while that has no backend brings one back. One that is refused brings none.
+    pub fn wakes(&self) -> bool {
+        self.able && self.policy.as_ref().is_ok_and(|(policy, _)| policy.wakes())
     }
 
     /// Whether what its pods use is to be measured.
@@ -117,6 +135,7 @@ impl Entry {
         let (policy, actuator) = match &self.policy {
             Ok((policy, actuator)) => (policy.clone(), *actuator),
             Err(error) => {
+                self.able = false;
                 self.report.refuse(Standing::Refused, "InvalidSpec", error.to_string());
                 return self.rest();
             }
@@ -125,28 +144,63 @@ impl Entry {
         let namespace = self.object.namespace().unwrap_or_default();
         let requests = sight.workload.and_then(Result::ok).map(|workload| workload.requests).unwrap_or_default();
         let service = (namespace, policy.service.clone());
-        let sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requests);
+        let requested = self.size.as_ref().map_or(requests, |size| size.requests(requests));
+        let sample = replicas::sample(&service, sight.replicas, sight.counts, sight.usage, requested);
         let load = self.meter.measure(&sample).clone();
         let workload = match self.workload(sight, actuator, &policy) {
             Ok(workload) => workload,
             Err(Refusal { standing, reason, message }) => {
+                self.able &= standing == Standing::Unknown;
                 self.report.refuse(standing, reason, message);
                 // What cannot be known for a moment is no reason to begin anew.
                 return if standing == Standing::Unknown { Vec::new() } else { self.rest() };
             }
         };
+        self.able = true;
         let set = workload.map_or(load.replicas, |workload| workload.set);
         let mut seen = self.observe(&load, set, workload, now);
+        seen.knocked = sight.knocked;
+        seen.resized = self.size.as_ref().and_then(Sizer::resized);
         seen.forecast = self.forecast.as_mut().and_then(|forecast| forecast.tick(&seen, sight.clock));
         let decision = decide(&policy, &mut self.state, &seen, sight.clock);
         self.obstacle = self.obstacle.take().filter(|_| decision.desired != set);
         self.report.decided(&policy, &decision, &load, set, sight.clock);
         let unrequested = unrequested(&policy, requests);
         self.report.say_ready(&policy, &decision, self.obstacle.as_ref().or(unrequested.as_ref()), now);
-        if actuator != ActuatorKind::Scale || policy.mode == Mode::Recommend {
-            return self.rest();
-        }
-        self.act(&policy, &decision, sight, workload, set)
+        let mut actions = if actuator != ActuatorKind::Scale || policy.mode == Mode::Recommend {
+            self.rest()
+        } else {
+            self.act(&policy, &decision, sight, workload, set)
+        };
+        actions.extend(self.resize(&policy, &seen, sight, workload));
+        actions
+    }
+
+    /// Decides on the size of the replicas, and says who gets it now.
+    fn resize(
+        &mut self,
+        policy: &Policy,
+        seen: &Observation,
+        sight: &Sight<'_>,
+        workload: Option<&Workload>,
+    ) -> Option<Action> {
+        let Some(sizer) = &mut self.size else {
+            self.report.unsized_now();
+            return None;
+        };
+        let view = size::View {
+            policy,
+            clock: sight.clock,
+            load: seen,
+            replicas: sight.replicas,
+            leaving: &self.report.status.draining.clone(),
+            usage: sight.usage,
+            workload,
+            rival: sight.sized,
+        };
+        let outcome = sizer.tick(&view, &mut self.report.status.recommendation);
+        self.report.sized(&outcome);
+        outcome.order.map(Action::Resize)
     }
 
     /// Nothing is done, and nobody is to go.
@@ -289,6 +343,11 @@ impl Entry {
                 self.obstacle = None;
                 self.drain.done(clock.now);
                 self.report.scaled(*from, *to, clock);
+            }
+            (Action::Resize(order), result) => {
+                if let Some(size) = &mut self.size {
+                    size.ordered(order, result, clock.now);
+                }
             }
             (_, Err(error)) if error.is_lasting() => {
                 self.obstacle = Some((error.reason(), error.to_string()));

@@ -18,6 +18,8 @@ struct Stage {
     pods: Vec<(&'static str, u64)>,
     claimed: Option<&'static str>,
     rival: Option<&'static str>,
+    sized: Option<&'static str>,
+    knocked: Option<Duration>,
     /// Why nothing can be done.
     fails: Option<TargetError>,
     /// CPU time that each pod uses in a second, in milliseconds.
@@ -56,6 +58,8 @@ impl Stage {
             pods: pods.to_vec(),
             claimed: None,
             rival: None,
+            sized: None,
+            knocked: None,
             fails: None,
             cpu: 0,
         }
@@ -90,6 +94,8 @@ impl Stage {
             workload: Some(self.workload.as_ref()),
             claimed: self.claimed,
             rival: self.rival,
+            sized: self.sized,
+            knocked: self.knocked,
         };
         let actions = self.entry.tick(&sight);
         for action in &actions {
@@ -252,4 +258,19 @@ fn what_is_in_the_api_is_not_written_again() {
     stage.entry.object.status = Some(read);
     stage.follow(30);
     assert_eq!(stage.entry.news(), None);
+}
+
+#[test]
+fn a_client_brings_a_replica_back_at_once() {
+    let zero = json!({"spec": {"replicas": {"min": 0, "max": 9}}});
+    let mut stage = Stage::new(zero.clone(), &[]);
+    assert_eq!((stage.follow(20), stage.entry.wakes()), (vec![], true), "nobody asks");
+    stage.knocked = Some(Duration::from_secs(stage.second));
+    assert_eq!(stage.next(), [Action::Scale { from: 0, to: 1, mark: vec![] }]);
+    stage.pods = vec![("a", 1)];
+    assert_eq!(stage.follow(30), []);
+    stage.rival = Some("older");
+    stage.next();
+    assert!(!stage.entry.wakes(), "who is refused brings nobody back: clients are refused too");
+    assert!(!Stage::new(json!({}), &[]).entry.wakes(), "before it has decided, and with one replica at least");
 }

@@ -23,7 +23,9 @@ use super::{
     drain::Action,
     entry::{Entry, Sight},
     keda::Wants,
+    pods,
     replicas::{self, Replica},
+    size::Sizer,
     target::{self, Kinds, TargetError, Workload},
     watch::{Seen, Watches},
     write,
@@ -96,6 +98,8 @@ impl Leader {
                     continue;
                 }
                 _ = clock.tick() => {}
+                // A client waits: this is not left to the next tick.
+                () = self.agents.knocked() => {}
             }
             if !*self.leads.borrow() {
                 (work, since) = (Work::default(), None);
@@ -160,6 +164,7 @@ impl Work {
         let services: BTreeSet<ServiceKey> =
             self.entries.iter().filter_map(|(key, entry)| service(key, entry)).collect();
         let replicas = seen.replicas(&services);
+        self.look_at_pods(&leader.client, &replicas).await;
         let pods = self.measured(&replicas);
         let gone = |name: &str| !nodes.get(name).copied().unwrap_or(false);
         let counts: BTreeMap<ServiceKey, ServiceCounts> = leader.agents.fleet(gone, |fleet| {
@@ -167,11 +172,13 @@ impl Work {
             services.iter().map(|service| (service.clone(), fleet.service(service, &ages))).collect()
         });
         let usage = leader.agents.usage(&pods);
-        let actions = self.decide(seen, &replicas, &counts, &usage);
+        let actions = self.decide(&leader.agents, seen, &replicas, &counts, &usage);
         // Who is to go hears of it before anything is done about it.
         let draining: BTreeSet<SocketKey> = self.entries.values().flat_map(Entry::draining).collect();
         if *leader.leads.borrow() {
             leader.agents.drain(draining);
+            let waking = self.entries.iter().filter(|(_, entry)| entry.wakes());
+            leader.agents.wake(waking.filter_map(|(key, entry)| service(key, entry)).collect());
             leader.agents.measure(pods);
             self.act(leader, actions).await;
             self.write(leader).await;
@@ -182,7 +189,49 @@ impl Work {
     fn measured(&self, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) -> Pods {
         let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_usage());
         let services: BTreeSet<ServiceKey> = self.entries.iter().filter_map(reads).collect();
-        replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten())
+        let mut pods = replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten());
+        for (sizer, replica) in self.sized(replicas) {
+            let container = replica.uid.as_deref().and_then(|uid| sizer.measured(uid));
+            if let (Some(node), Some(container)) = (&replica.node, container) {
+                pods.entry(node.clone()).or_default().insert(container);
+            }
+        }
+        pods
+    }
+
+    /// The replicas of policies that size them.
+    fn sized<'a>(
+        &'a self,
+        replicas: &'a BTreeMap<ServiceKey, Vec<Replica>>,
+    ) -> impl Iterator<Item = (&'a Sizer, &'a Replica)> {
+        self.entries.iter().flat_map(move |(key, entry)| {
+            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
+            let of = entry.size.as_ref().zip(replicas);
+            of.into_iter().flat_map(|(sizer, replicas)| replicas.iter().map(move |replica| (sizer, replica)))
+        })
+    }
+
+    /// Looks at the pods that are sized and whose time has come.
+    async fn look_at_pods(&mut self, client: &Client, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) {
+        let mut due = Vec::new();
+        for (key, entry) in &self.entries {
+            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
+            let Some((sizer, replicas)) = entry.size.as_ref().zip(replicas) else { continue };
+            let container = sizer.container();
+            due.extend(sizer.due(replicas, uptime()).into_iter().map(|pod| (key.clone(), container.to_owned(), pod)));
+        }
+        let looks = due.into_iter().map(|(key, container, pod)| async move {
+            let found = write::pod(client, &key.0, pod).await;
+            (key, pod.1.to_owned(), found.map(|found| found.map(|found| pods::read(&found, &container))))
+        });
+        for (key, uid, found) in all(looks.collect::<Vec<_>>()).await {
+            let sizer = self.entries.get_mut(&key).and_then(|entry| entry.size.as_mut());
+            match (sizer, found) {
+                (Some(sizer), Ok(seen)) => sizer.saw(&uid, seen, uptime()),
+                (_, Err(error)) => tracing::warn!(policy = ?key, %error, "a pod cannot be looked at"),
+                (None, Ok(_)) => {}
+            }
+        }
     }
 
     fn adopt(&mut self, seen: &Seen) {
@@ -253,6 +302,7 @@ impl Work {
 
     fn decide(
         &mut self,
+        agents: &Agents,
         seen: &Seen,
         replicas: &BTreeMap<ServiceKey, Vec<Replica>>,
         counts: &BTreeMap<ServiceKey, ServiceCounts>,
@@ -264,6 +314,7 @@ impl Work {
             .iter()
             .filter_map(|(key, entry)| Some((key.clone(), created(entry), target_of(entry)?.clone())))
             .collect();
+        let knocks = agents.knocks();
         let nobody = ServiceCounts { at: clock.now, ..ServiceCounts::default() };
         let mut actions = Vec::new();
         for (key, entry) in &mut self.entries {
@@ -274,6 +325,7 @@ impl Work {
             let others = targets.iter().map(|(key, created, target)| (key, *created, target));
             let rival = target.and_then(|target| claims::rival(others, (key, created(entry)), target));
             let claimed = target.and_then(|target| claims::owner(seen.autoscalers(), &key.0, target));
+            let sized = target.and_then(|target| claims::owner(seen.verticals(), &key.0, target));
             let look = target.and_then(|_| self.looks.get(key));
             let sight = Sight {
                 clock,
@@ -283,6 +335,8 @@ impl Work {
                 workload: look.map(|look| look.found.as_ref()),
                 claimed: claimed.map(|claimed| claimed.title.as_str()),
                 rival: rival.as_deref(),
+                knocked: service.as_ref().and_then(|service| knocks.get(service)).copied(),
+                sized: sized.map(|sized| sized.title.as_str()),
             };
             actions.push((key.clone(), entry.tick(&sight)));
         }

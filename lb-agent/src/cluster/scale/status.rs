@@ -7,7 +7,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::drain::Drain;
+use super::{drain::Drain, size::Outcome};
 use crate::scaling::{
     Clock, Decision, Load, Policy, ScalePolicy,
     decision::Summary,
@@ -52,6 +52,9 @@ pub struct Report {
     /// Since when a signal is missing.
     blind: Option<Duration>,
 }
+
+/// The condition of the replicas' size.
+const SIZED: &str = "Sized";
 
 /// Signals that are missing for so long are told of: at a start none has a rate yet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -160,6 +163,35 @@ impl Report {
             Mode::Recommend => ("Recommending", "decisions are only shown"),
         };
         self.condition("Ready", "True", reason, message.to_owned());
+    }
+
+    /// The policy does not say which size its replicas should have.
+    pub fn unsized_now(&mut self) {
+        self.status.recommendation = None;
+        self.status.conditions.retain(|condition| condition.type_ != SIZED);
+    }
+
+    /// Whether the replicas have the size that they should.
+    pub fn sized(&mut self, outcome: &Outcome) {
+        let Outcome { standing, news, .. } = outcome;
+        if let Some(news) = news {
+            tracing::info!("size: {news}");
+            self.tell_normal(
+                if standing.reason == "Recommending" { "SizeRecommended" } else { "SizeDecided" },
+                news.clone(),
+            );
+        }
+        let before = self.status.conditions.iter().find(|condition| condition.type_ == SIZED);
+        let resizing = before.is_some_and(|before| before.reason == "Resizing");
+        let status = if standing.sized { "True" } else { "False" };
+        if !self.condition(SIZED, status, standing.reason, standing.message.clone()) {
+            return;
+        }
+        if standing.problem {
+            self.tell_warning(standing.reason, standing.message.clone());
+        } else if standing.sized && resizing {
+            self.tell_normal("Resized", standing.message.clone());
+        }
     }
 
     /// How far it is with what was decided.

@@ -1,8 +1,8 @@
 //! What is scaled: any object with a scale subresource, asked for by its group, version and kind.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::{api::autoscaling::v1::Scale, apimachinery::pkg::util::intstr::IntOrString};
+use k8s_openapi::api::autoscaling::v1::Scale;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
@@ -10,11 +10,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::scaling::{
-    Requests,
-    checked::quantity::{bytes, millicores},
-    policy::TargetRef,
-};
+use super::pods::{self, Size};
+use crate::scaling::{Requests, policy::TargetRef};
 
 /// A workload as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +28,8 @@ pub struct Workload {
     pub ordered: bool,
     /// What a pod of its template requests.
     pub requests: Requests,
+    /// What each container of its template requests, by name, and its limits.
+    pub containers: BTreeMap<String, Size>,
 }
 
 /// Why a workload cannot be scaled.
@@ -71,6 +70,14 @@ pub enum TargetError {
         /// Of what.
         resource: String,
     },
+    /// The API server refuses it.
+    #[error("the API server refuses it: {message}")]
+    Refused {
+        /// Why, in a word.
+        reason: &'static str,
+        /// What it says.
+        message: String,
+    },
     /// The number was changed meanwhile.
     #[error("somebody else has changed it meanwhile")]
     Conflict,
@@ -95,6 +102,7 @@ impl TargetError {
             Self::Kind { .. } => "UnknownKind",
             Self::NoScale { .. } => "NoScaleSubresource",
             Self::Forbidden { .. } => "Forbidden",
+            Self::Refused { reason, .. } => reason,
             Self::Conflict => "Conflict",
             Self::Api(_) | Self::Silent => "ApiServerUnreachable",
         }
@@ -207,32 +215,16 @@ fn number(scale: &Scale) -> u32 {
 fn read(object: &DynamicObject, scale: &Scale) -> Workload {
     let controller = object.owner_references().iter().find(|owner| owner.controller == Some(true));
     let kind = object.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default();
+    let template = serde_json::from_value(object.data["spec"]["template"]["spec"].clone()).unwrap_or_default();
     Workload {
         set: number(scale),
         version: scale.metadata.resource_version.clone().unwrap_or_default(),
         rollout: rollout(object),
         owner: controller.map(|owner| format!("{} {}", owner.kind, owner.name)),
         ordered: kind == "StatefulSet",
-        requests: requests(&object.data["spec"]["template"]["spec"]),
+        requests: pods::requests(&template),
+        containers: pods::sizes(&template),
     }
-}
-
-/// What the containers of a pod request together, those included that are started first and stay. A limit without a request is one.
-fn requests(pod: &Value) -> Requests {
-    let list = |name: &str| pod[name].as_array().into_iter().flatten();
-    let stays = |container: &&Value| container["restartPolicy"] == "Always";
-    let containers: Vec<&Value> = list("containers").chain(list("initContainers").filter(stays)).collect();
-    let sum = |resource: &str, read: fn(&IntOrString) -> Option<u64>| {
-        let of = |container: &&Value| {
-            let resources = &container["resources"];
-            let quantity = ["requests", "limits"].map(|kind| &resources[kind][resource]);
-            let quantity = quantity.into_iter().find(|quantity| !quantity.is_null())?;
-            read(&serde_json::from_value(quantity.clone()).ok()?)
-        };
-        let all = containers.iter().map(of).try_fold(0, |sum: u64, one| Some(sum + one?));
-        all.filter(|sum| *sum > 0)
-    };
-    Requests { cpu: sum("cpu", millicores), memory: sum("memory", bytes) }
 }
 
 /// Whether pods of an older template are being replaced, by the fields that Deployments and StatefulSets have, and others copy.
@@ -289,16 +281,20 @@ mod tests {
 
     #[test]
     fn requests_are_those_of_all_containers_or_not_known() {
-        let of =
-            |containers: Value, first: Value| requests(&json!({"containers": containers, "initContainers": first}));
-        let container = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}});
+        let of = |containers: Value, first: Value| {
+            let template = json!({"containers": containers, "initContainers": first});
+            let spec = json!({"template": {"spec": template}});
+            workload(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}))
+                .requests
+        };
+        let container = |cpu: &str| json!({"name": "a", "resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}});
         let known = |cpu, memory: u64| Requests { cpu, memory: Some(memory << 20) };
         assert_eq!(of(json!([container("250m"), container("0.5")]), json!(null)), known(Some(750), 128));
-        let stays = json!({"restartPolicy": "Always", "resources": {"limits": {"cpu": 1, "memory": "1Mi"}}});
+        let stays =
+            json!({"name": "b", "restartPolicy": "Always", "resources": {"limits": {"cpu": 1, "memory": "1Mi"}}});
         assert_eq!(of(json!([container("1")]), json!([container("7"), stays])), known(Some(2000), 65));
-        let none = json!({"resources": {"requests": {"memory": "1Mi"}}});
+        let none = json!({"name": "c", "resources": {"requests": {"memory": "1Mi"}}});
         assert_eq!(of(json!([container("1"), none]), json!(null)), known(None, 65), "one does not say");
-        assert_eq!(requests(&Value::Null), Requests::default());
     }
 
     #[test]

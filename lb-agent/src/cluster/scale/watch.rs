@@ -10,15 +10,22 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{autoscaling::v2::HorizontalPodAutoscaler, discovery::v1::EndpointSlice},
 };
-use kube::{Api, Client, Resource, runtime::watcher::Event};
+use kube::{
+    Api, Client, Resource,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
 use serde::de::DeserializeOwned;
 
 use super::{
-    claims::{Autoscaler, autoscaler},
+    claims::{self, Autoscaler, VerticalPodAutoscaler, autoscaler},
     replicas::{Replica, Slice, replicas, slice},
 };
 use crate::{
     cluster::{allocate::ServiceKey, coordinator::events, observe::Objects},
+    discovery::kube::explain,
     scaling::ScalePolicy,
 };
 
@@ -26,6 +33,9 @@ enum News {
     Policy(Box<Event<ScalePolicy>>),
     Slice(Box<Event<EndpointSlice>>),
     Autoscaler(Box<Event<HorizontalPodAutoscaler>>),
+    Vertical(Box<Event<VerticalPodAutoscaler>>),
+    /// The API server does not know VerticalPodAutoscalers.
+    NoVertical,
 }
 
 /// The watches, and what they have told.
@@ -46,6 +56,9 @@ struct Space {
     policies: Objects<ScalePolicy>,
     slices: Objects<Slice>,
     autoscalers: Objects<Autoscaler>,
+    verticals: Objects<Autoscaler>,
+    /// The API server does not know them.
+    no_verticals: bool,
 }
 
 impl Watches {
@@ -62,6 +75,7 @@ impl Watches {
                 watch(client, *space, News::Policy).map(tag).boxed(),
                 watch(client, *space, News::Slice).map(tag).boxed(),
                 watch(client, *space, News::Autoscaler).map(tag).boxed(),
+                verticals(client, *space).map(tag).boxed(),
             ]
         });
         let news = futures::stream::select_all(news.collect::<Vec<_>>()).boxed();
@@ -82,7 +96,8 @@ impl Seen {
     /// Whether all there is was listed once.
     pub fn is_complete(&self) -> bool {
         let complete = |space: &Space| {
-            space.policies.is_complete() && space.slices.is_complete() && space.autoscalers.is_complete()
+            let verticals = space.no_verticals || space.verticals.is_complete();
+            space.policies.is_complete() && space.slices.is_complete() && space.autoscalers.is_complete() && verticals
         };
         self.spaces.iter().all(complete)
     }
@@ -97,6 +112,11 @@ impl Seen {
         replicas(self.spaces.iter().flat_map(|space| space.slices.all().values()), services)
     }
 
+    /// Who else sizes.
+    pub fn verticals(&self) -> impl Iterator<Item = (&ServiceKey, &Autoscaler)> {
+        self.spaces.iter().flat_map(|space| space.verticals.all())
+    }
+
     /// Who else scales.
     pub fn autoscalers(&self) -> impl Iterator<Item = (&ServiceKey, &Autoscaler)> {
         self.spaces.iter().flat_map(|space| space.autoscalers.all())
@@ -109,6 +129,8 @@ impl Space {
             News::Policy(event) => self.policies.take(*event, |policy| Some(policy.clone())),
             News::Slice(event) => self.slices.take(*event, slice),
             News::Autoscaler(event) => self.autoscalers.take(*event, autoscaler),
+            News::Vertical(event) => self.verticals.take(*event, claims::vertical),
+            News::NoVertical => (self.verticals, self.no_verticals) = (Objects::default(), true),
         }
     }
 }
@@ -117,9 +139,41 @@ fn watch<K>(client: &Client, namespace: Option<&str>, news: fn(Box<Event<K>>) ->
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let api = match namespace {
+    events(api(client, namespace)).map(Box::new).map(news).boxed()
+}
+
+/// VerticalPodAutoscalers, whose definition a cluster need not have, and may get or lose at any time.
+fn verticals(client: &Client, namespace: Option<&str>) -> BoxStream<'static, News> {
+    let api: Api<VerticalPodAutoscaler> = api(client, namespace);
+    let told = watcher(api, watcher::Config::default()).default_backoff().filter_map(|event| async {
+        match event {
+            Ok(event) => Some(News::Vertical(Box::new(event))),
+            Err(error) if is_unknown(&error) => Some(News::NoVertical),
+            Err(error) => {
+                tracing::warn!("{}", explain::watch_error(&error, "verticalpodautoscalers"));
+                None
+            }
+        }
+    });
+    told.boxed()
+}
+
+const fn is_unknown(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    }
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
-    };
-    events(api).map(Box::new).map(news).boxed()
+    }
 }

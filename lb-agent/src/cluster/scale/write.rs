@@ -1,6 +1,6 @@
-//! What the leader writes: numbers of replicas, marks on pods, the status of policies, Events.
+//! What the leader writes: numbers of replicas, marks on pods and their sizes, the status of policies, Events.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
@@ -14,14 +14,16 @@ use serde_json::{Value, json};
 
 use super::{
     drain::Action,
+    resize::Order,
     status::Told,
     target::{self, TargetError, Workload},
 };
 use crate::{
     discovery::kube::events::{self, Kind, Reporter, Word},
     scaling::{
-        ScalePolicy,
+        Requests, ScalePolicy,
         policy::{ScalePolicyStatus, TargetRef},
+        vertical,
     },
 };
 
@@ -51,7 +53,55 @@ pub async fn act(
             let set = within(set).await?;
             Ok(Some(Workload { set: set.set, version: set.version, ..workload.clone() }))
         }
+        Action::Resize(order) => within(resize(&pods, order)).await.map(|()| None),
     }
+}
+
+/// Has a pod resized in place.
+async fn resize(pods: &Api<Pod>, order: &Order) -> Result<(), TargetError> {
+    let resources = json!({"requests": quantities(&order.size.requests), "limits": quantities(&order.size.limits)});
+    let patch = json!({"spec": {"containers": [{"name": order.container, "resources": resources}]}});
+    let patched = pods.patch_subresource("resize", &order.pod, &PatchParams::default(), &Patch::Strategic(patch)).await;
+    match patched {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => match status.code {
+            // The pod is gone; else the API server does not know the subresource.
+            404 if status.message.contains(&order.pod) => Ok(()),
+            404 => Err(TargetError::Refused {
+                reason: "Unsupported",
+                message: "it cannot resize pods in place, which takes Kubernetes 1.33".into(),
+            }),
+            403 => Err(TargetError::Refused { reason: forbidden(&status.message), message: status.message }),
+            400 | 422 => Err(TargetError::Refused { reason: "Invalid", message: status.message }),
+            _ => Err(TargetError::Api(Box::new(kube::Error::Api(status)))),
+        },
+        Err(error) => Err(TargetError::Api(Box::new(error))),
+    }
+}
+
+/// Since Kubernetes 1.36 the API server itself refuses what is larger than the node, in the words of no other refusal.
+fn forbidden(message: &str) -> &'static str {
+    if message.contains("enough allocatable resources") { "Infeasible" } else { "Forbidden" }
+}
+
+fn quantities(amounts: &Requests) -> BTreeMap<&'static str, String> {
+    let quantity = |resource: vertical::Resource| Some((resource.name(), resource.quantity(resource.of(amounts)?)));
+    vertical::Resource::ALL.into_iter().filter_map(quantity).collect()
+}
+
+/// Looks at a pod; none if there is no such pod, or another one of the name.
+pub async fn pod(client: &Client, namespace: &str, (name, uid): (&str, &str)) -> Result<Option<Pod>, TargetError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let read = async {
+        match pods.get_opt(name).await {
+            Ok(pod) => Ok(pod.filter(|pod| pod.uid().as_deref() == Some(uid))),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                Err(TargetError::Forbidden { verb: "get", resource: "pods".into() })
+            }
+            Err(error) => Err(TargetError::Api(Box::new(error))),
+        }
+    };
+    within(read).await
 }
 
 async fn mark(pods: &Api<Pod>, names: &[String], cost: &Value) -> Result<(), TargetError> {
@@ -109,4 +159,16 @@ pub async fn tell(client: &Client, me: &str, object: &ScalePolicy, told: &Told) 
     let word = Word { kind, reason: told.reason, note: &told.note };
     let event = events::about_object(reference, &now.as_nanosecond().to_string(), word, &by, now);
     events::make(client, &event).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_larger_than_the_node_is_no_lack_of_a_right() {
+        let large = "pods \"a\" is forbidden: node didn't have enough allocatable resources: cpu, requested: 100000, allocatable: 2000";
+        let right = "pods \"a\" is forbidden: User \"x\" cannot patch resource \"pods/resize\"";
+        assert_eq!([large, right].map(forbidden), ["Infeasible", "Forbidden"]);
+    }
 }

@@ -91,6 +91,11 @@ impl Kube {
         Ok(Self { client, server, node, news, heard: None, store, links, telling, complaints, tasks })
     }
 
+    /// A client of its API.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Follows the coordinator: takes what this node says, and gives its word.
     pub fn follow_coordinator(
         &mut self,

@@ -121,6 +121,11 @@ impl Policy {
         }
     }
 
+    /// Whether a client that asks for its Service brings a replica back.
+    pub fn wakes(&self) -> bool {
+        self.min == 0 && self.mode == Mode::Apply && !self.paused
+    }
+
     /// Every signal that it reads, each once.
     pub fn signals(&self) -> Vec<&super::Signal> {
         let of_rules = self.rules.iter().map(|rule| &rule.signal);

@@ -32,6 +32,29 @@ pub struct Capacity {
     pub regression: Option<Regression>,
 }
 
+/// A signal that rises with the load of a replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// The regression of the signal on the load.
+    pub regression: Regression,
+    /// By how much the signal rises with the load; greater than 0.
+    pub slope: f64,
+    /// The greatest load that was seen.
+    pub most: f64,
+}
+
+impl Line {
+    /// The signal at a load.
+    pub fn at(&self, load: f64) -> f64 {
+        self.regression.intercept.estimate + self.slope * load
+    }
+
+    /// The greatest load at which it is believed.
+    pub fn reach(&self) -> f64 {
+        self.most * BEYOND
+    }
+}
+
 /// Why the capacity is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
@@ -79,8 +102,8 @@ impl Pairs {
         }
     }
 
-    /// The load of one replica at which the signal reaches the limit.
-    pub fn capacity(&self, limit: f64) -> Result<Capacity, Unknown> {
+    /// The line by which the signal rises with the load.
+    pub fn line(&self) -> Result<Line, Unknown> {
         let column = |name: &str, values: Vec<f64>| Column { name: name.into(), values };
         let load = column("load", self.pairs.iter().map(|pair| f64::from(pair.0)).collect());
         let signal = column("signal", self.pairs.iter().map(|pair| f64::from(pair.1)).collect());
@@ -95,12 +118,18 @@ impl Pairs {
         if slope.estimate <= CLEAR * slope.standard_error {
             return Err(no_slope());
         }
-        let idle = regression.intercept.estimate;
+        Ok(Line { slope: slope.estimate, regression, most })
+    }
+
+    /// The load of one replica at which the signal reaches the limit.
+    pub fn capacity(&self, limit: f64) -> Result<Capacity, Unknown> {
+        let line = self.line()?;
+        let idle = line.at(0.0);
         if idle >= limit {
             return Err(Unknown::Idle { idle: format!("{idle:.3}"), limit: format!("{limit:.3}") });
         }
-        let per_replica = ((limit - idle) / slope.estimate).min(most * BEYOND);
-        Ok(Capacity { per_replica, regression: Some(regression) })
+        let per_replica = ((limit - idle) / line.slope).min(line.reach());
+        Ok(Capacity { per_replica, regression: Some(line.regression) })
     }
 }
 

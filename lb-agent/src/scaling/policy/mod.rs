@@ -21,7 +21,7 @@ pub use foresight::{ForecastSpec, Model, ScheduleSpec};
 pub use rule::{Per, PodMetricSpec, PrometheusSpec, RuleSpec, SignalName, TargetSpec};
 pub use status::{
     AnswerStatus, DecisionStatus, ForecastStatus, LimitStatus, RecommendationStatus, RejectedStatus, ScalePolicyStatus,
-    SignalStatus,
+    SignalStatus, UsageHistoryStatus,
 };
 pub use vertical::{CpuBounds, MemoryBounds, VerticalMode, VerticalSpec};
 

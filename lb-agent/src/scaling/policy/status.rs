@@ -1,8 +1,17 @@
 //! What became of a policy.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::{
+    apis::meta::v1::{Condition, Time},
+    util::intstr::IntOrString,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::scaling::{
+    checked::quantity::{bytes, millicores},
+    signals::Requests,
+    vertical::histogram::Weights,
+};
 
 /// What became of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +73,42 @@ pub struct RecommendationStatus {
     /// From what.
     #[serde(default)]
     pub message: String,
+    /// Whether pods are given it, in place.
+    #[serde(default)]
+    pub applied: bool,
+    /// Pods that run.
+    #[serde(default)]
+    pub pods: u32,
+    /// Those of them that have it; none where it is only recommended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized_pods: Option<u32>,
+    /// The last change of the size, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_change: Option<String>,
+    /// What was used, for the next leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<UsageHistoryStatus>,
+}
+
+/// What the containers have used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageHistoryStatus {
+    /// Since when it is counted, in seconds since 1970.
+    pub since_seconds: u64,
+    /// Of CPU and of memory.
+    pub weights: [Weights; 2],
+}
+
+impl RecommendationStatus {
+    /// The size.
+    pub fn requests(&self) -> Requests {
+        let text = |text: &Option<String>| text.clone().map(IntOrString::String);
+        Requests {
+            cpu: text(&self.cpu).and_then(|text| millicores(&text)),
+            memory: text(&self.memory).and_then(|text| bytes(&text)),
+        }
+    }
 }
 
 /// A decision.

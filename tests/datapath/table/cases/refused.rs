@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{DropReason, Protocol, service::FRONTEND_RANGES};
+use lb_common::{
+    DropReason, Protocol,
+    service::{FRONTEND_RANGES, FRONTEND_WAKE},
+};
 use lb_ebpf::env::Hook;
 
 use super::{CLIENTS, FAMILIES, PROTOCOLS};
@@ -18,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
     for family in FAMILIES {
         for protocol in PROTOCOLS {
             cases.push(empty(World::new(family, protocol, &[Place::Local])));
+            cases.push(waking(World::new(family, protocol, &[Place::Local])));
             cases.push(other_port(World::new(family, protocol, &[Place::Local])));
             cases.push(ranges(World::new(family, protocol, &[Place::Local])));
             cases.push(no_range(World::new(family, protocol, &[Place::Local])));
@@ -49,6 +53,25 @@ fn empty(mut world: World) -> Case {
     }
     case.then(Step::Flows(0));
     case.load(0, [0; 5]);
+    case
+}
+
+/// A frontend that its clients wake drops what asks for it, at every hook, until there is a backend.
+fn waking(mut world: World) -> Case {
+    (world.flags, world.backends[0].1) = (FRONTEND_WAKE, 0);
+    let mut case = named("a frontend that its clients wake", world.clone());
+    for (hook, via, client) in [
+        (Hook::Xdp, Interface::Up0, world.client()),
+        (Hook::Ingress, Interface::Up0, world.client()),
+        (Hook::Ingress, Interface::Thin, world.client_inside()),
+    ] {
+        case.drops((hook, via), opening(&world, client).frame(), DropReason::NoBackend);
+    }
+    case.then(Step::Flows(0));
+    case.then(Step::Weights(vec![100]));
+    let again = opening(&world, world.client());
+    let out = again.clone().dst(world.endpoint(0)).ttl(63);
+    case.inwards(CLIENTS, &again, Way::Out(Interface::Pod0), out, 0);
     case
 }
 
