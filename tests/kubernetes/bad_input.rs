@@ -19,13 +19,7 @@ const PER_SLICE: usize = 1000;
 fn mistakes_are_told_and_stop_nobody_else() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "bad-input")?;
-    space.apply(
-        &(manifests::deployment("my-app", 2)
-            + &manifests::service("my-app", "")
-            + &manifests::clients(cluster.nodes())),
-    )?;
-    space.wait_for_rollout("deployment/my-app")?;
-    space.wait_for_clients()?;
+    space.sample(2)?;
     let address = space.wait_for_addresses("my-app", 2)?.remove(0);
     let load = Client::Outside.load(&cluster, &[&manifests::target(&address, 80), "--pause=20"])?;
     a_wrong_annotation(&space)?;

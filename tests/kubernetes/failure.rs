@@ -45,13 +45,18 @@ impl Drop for Failed<'_> {
     }
 }
 
+/// Three pods, and the first address at which clients outside find them.
+fn served(space: &Space<'_>) -> Result<String> {
+    space.apply(&(manifests::deployment("my-app", 3) + &manifests::service("my-app", "")))?;
+    space.wait_for_rollout("deployment/my-app")?;
+    Ok(space.wait_for_addresses("my-app", 2)?.remove(0))
+}
+
 #[test]
 fn another_node_takes_over_the_addresses_of_a_dead_one() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "failure")?;
-    space.apply(&(manifests::deployment("my-app", 3) + &manifests::service("my-app", "")))?;
-    space.wait_for_rollout("deployment/my-app")?;
-    let address = space.wait_for_addresses("my-app", 2)?.remove(0);
+    let address = served(&space)?;
     let target = manifests::target(&address, 80);
     space.wait_for("an answer", || Ok(Client::Outside.ask(&cluster, &[&target])?.failed == 0))?;
 
@@ -80,9 +85,7 @@ fn another_node_takes_over_the_addresses_of_a_dead_one() -> Result<()> {
 fn addresses_outlive_coordinators() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "leaders")?;
-    space.apply(&(manifests::deployment("my-app", 3) + &manifests::service("my-app", "")))?;
-    space.wait_for_rollout("deployment/my-app")?;
-    let address = space.wait_for_addresses("my-app", 2)?.remove(0);
+    let address = served(&space)?;
     let load = Client::Outside.load(&cluster, &[&manifests::target(&address, 80), "--pause=10"])?;
     for pod in weir::coordinators(&cluster)? {
         kill(Pid::from_raw(pod.host(&cluster)?.process_of_pod(&pod.uid)?), Signal::SIGKILL)?;
@@ -99,9 +102,7 @@ fn addresses_outlive_coordinators() -> Result<()> {
 fn an_owner_that_is_cut_off_yields_to_its_successor() -> Result<()> {
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "yields")?;
-    space.apply(&(manifests::deployment("my-app", 3) + &manifests::service("my-app", "")))?;
-    space.wait_for_rollout("deployment/my-app")?;
-    let address = space.wait_for_addresses("my-app", 2)?.remove(0);
+    let address = served(&space)?;
     let target = manifests::target(&address, 80);
     space.wait_for("an answer", || Ok(Client::Outside.ask(&cluster, &[&target])?.failed == 0))?;
 

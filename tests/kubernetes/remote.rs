@@ -18,13 +18,7 @@ fn a_node_knows_what_the_others_carry() -> Result<()> {
     const OPEN: u64 = 6;
     let cluster = world::enter_with_weir(Proxy::None)?;
     let space = Space::new(&cluster, "remote")?;
-    space.apply(
-        &(manifests::deployment("my-app", 2)
-            + &manifests::service("my-app", "")
-            + &manifests::clients(cluster.nodes())),
-    )?;
-    space.wait_for_rollout("deployment/my-app")?;
-    space.wait_for_clients()?;
+    space.sample(2)?;
     let clients = space.pods("role=client")?;
     let (near, far) = (clients[0].host(&cluster)?, clients[1].host(&cluster)?);
     ensure!(near.name() != far.name(), "one client on each node");

@@ -9,6 +9,8 @@ use weir_tests::{
     process::wait_until,
 };
 
+use crate::manifests;
+
 /// How long anything in the cluster may take before a test gives up; not a measurement. After an outage of the API server kubelet alone may
 /// wait for a minute before it asks again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
@@ -44,6 +46,16 @@ impl<'a> Space<'a> {
     /// Applies manifests.
     pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
         self.cluster.apply_in(&self.name, manifests)
+    }
+
+    /// The sample, `my-app` with so many pods and its Service, and a client on every node; waits until all are there.
+    pub(crate) fn sample(&self, replicas: u32) -> Result<()> {
+        let manifests = manifests::deployment("my-app", replicas)
+            + &manifests::service("my-app", "")
+            + &manifests::clients(self.cluster.nodes());
+        self.apply(&manifests)?;
+        self.wait_for_rollout("deployment/my-app")?;
+        self.wait_for_clients()
     }
 
     /// Runs kubectl here; it must succeed; returns what it printed.

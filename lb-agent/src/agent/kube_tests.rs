@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_common::BackendState;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use super::{
     tests::{CAPACITY, config, proc},

@@ -10,10 +10,9 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    task::{JoinHandle, block_in_place},
+    task::block_in_place,
     time::{MissedTickBehavior, interval},
 };
 
@@ -25,11 +24,10 @@ use crate::{
     node::{self, Change, Follower, NodeView, Update, netfilter::Netfilter, nexthop::NextHops},
     scaling::{Clock, Policy, Scaler},
     telemetry::{
-        DeliveryStatus, NodeStatus, Publisher, Snapshot, Subscriber, channel,
+        DeliveryStatus, NodeStatus, Publisher, Snapshot, channel,
         control::{Control, ControlError},
         health_check_node_port::HealthCheckNodePorts,
-        http::{self, HttpError},
-        proxy_health,
+        http::HttpError,
     },
 };
 
@@ -52,6 +50,7 @@ pub mod pods;
 mod prepare;
 pub mod removal;
 pub mod report;
+mod servers;
 pub mod sockets;
 mod source;
 #[cfg(test)]
@@ -68,6 +67,7 @@ use self::{
     grace::Grace,
     interfaces::Interfaces,
     prepare::forwarding,
+    servers::Servers,
     sockets::{SocketHooks, Sockets},
     source::Source,
 };
@@ -172,48 +172,6 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
 
 fn listen(kind: SignalKind) -> Result<Signal, AgentError> {
     signal(kind).map_err(AgentError::Signals)
-}
-
-/// The tasks that answer others; they end with this.
-struct Servers(Vec<JoinHandle<()>>);
-
-impl Servers {
-    fn start(
-        (control, cluster): (Control, Option<kube::Client>),
-        metrics: Option<TcpListener>,
-        healthz: Option<TcpListener>,
-        snapshots: &Subscriber,
-    ) -> Self {
-        let subscriber = snapshots.clone();
-        let mut tasks = vec![tokio::spawn(async move {
-            if let Err(error) = control.serve(subscriber, cluster).await {
-                tracing::error!(%error, "the control socket has ended");
-            }
-        })];
-        if let Some(listener) = metrics {
-            let subscriber = snapshots.clone();
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = http::serve(listener, subscriber).await {
-                    tracing::error!("{error}");
-                }
-            }));
-        }
-        if let Some(listener) = healthz {
-            let subscriber = snapshots.clone();
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = proxy_health::serve(listener, subscriber).await {
-                    tracing::error!("{error}");
-                }
-            }));
-        }
-        Self(tasks)
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
-    }
 }
 
 /// The time since the node was started.

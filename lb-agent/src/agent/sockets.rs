@@ -330,10 +330,10 @@ impl SocketHooks {
 
     /// Begins to look for the open sockets, if it is time: nobody waits for it meanwhile.
     fn list<D: Sockets>(&mut self, dataplane: &D, gone: &BTreeSet<u32>) {
-        if !self.gone.is_superset(gone) {
-            self.bereaved = Some(Instant::now());
-        }
         if self.gone != *gone {
+            if !self.gone.is_superset(gone) {
+                self.bereaved = Some(Instant::now());
+            }
             self.gone.clone_from(gone);
         }
         let rest = rest(self.bereaved.map(|since| since.elapsed()));

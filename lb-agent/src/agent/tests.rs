@@ -8,6 +8,7 @@ use lb_common::{
     request::{Measure, Request},
     service::FRONTEND_MEASURED,
 };
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{

@@ -222,24 +222,23 @@ impl Coordinator {
                 self.status.send_if_modified(|status| std::mem::take(status) != Status::default());
                 continue;
             };
-            if world.is_complete() {
-                if changed {
-                    world.decide();
-                    wanted.send_replace(world.wanted(Timestamp::now()));
-                }
-                if since.elapsed() >= world.patience(&self.agents, Timestamp::now()) {
-                    self.agents.order(world.owners(&self.agents));
-                }
+            if changed && world.is_complete() {
+                world.decide();
+                wanted.send_replace(world.wanted(Timestamp::now()));
             }
-            self.publish(&world);
+            let owners = world.owners(&self.agents);
+            if world.is_complete() && world.may_move(&self.agents, since.elapsed(), Timestamp::now()) {
+                self.agents.order(owners.clone());
+            }
+            self.publish(&world, owners);
         }
     }
 
-    fn publish(&self, world: &World) {
+    fn publish(&self, world: &World, owners: BTreeMap<IpAddr, String>) {
         let status = Status {
             leads: true,
             pools: world.usage(),
-            owners: world.owners(&self.agents),
+            owners,
             agents: self.agents.alive().len(),
             policies: self.policies.borrow().clone(),
         };
@@ -312,12 +311,13 @@ struct World {
 
 impl World {
     fn new(client: &Client, config: &Config) -> Self {
-        let agents = watcher::Config::default().fields(&format!("spec.serviceAccountName={}", config.agent_account));
+        let all = watcher::Config::default;
+        let agents = all().fields(&format!("spec.serviceAccountName={}", config.agent_account));
         let news = futures::stream::select_all([
-            watch_all(Api::all(client.clone()), News::Service),
-            watch_all(Api::all(client.clone()), News::Node),
-            watch_all(Api::all(client.clone()), News::Slice),
-            watch_all(Api::all(client.clone()), News::Pool),
+            watch(Api::all(client.clone()), all(), News::Service),
+            watch(Api::all(client.clone()), all(), News::Node),
+            watch(Api::all(client.clone()), all(), News::Slice),
+            watch(Api::all(client.clone()), all(), News::Pool),
             watch(Api::namespaced(client.clone(), &config.namespace), agents, News::Agent),
         ]);
         Self {
@@ -377,8 +377,7 @@ impl World {
     }
 
     fn owners(&self, agents: &Agents) -> BTreeMap<IpAddr, String> {
-        let node = |name: &str| self.nodes.all().get(&(String::new(), name.to_owned()));
-        let eligible = |name: &str| node(name).is_some_and(|(eligible, _)| *eligible);
+        let eligible = |name: &str| self.node(name).is_some_and(|(eligible, _)| *eligible);
         let alive = agents.alive().into_iter().map(|(name, networks)| {
             let node = owner::Node { networks, eligible: eligible(&name) };
             (name, node)
@@ -386,14 +385,23 @@ impl World {
         owners(&self.claims, &alive.collect())
     }
 
-    /// How long a new leader waits before it moves an address. Who is away for long does not hold up the others.
-    fn patience(&self, agents: &Agents, now: Timestamp) -> Duration {
-        let (alive, ready) = (agents.alive(), self.ready_nodes());
-        let is_expected = |agent: &Returning| {
+    /// Whether who has led for so long may move addresses. Who is away for long does not hold up the others.
+    fn may_move(&self, agents: &Agents, leading: Duration, now: Timestamp) -> bool {
+        leading >= HOMECOMING || (leading >= TAKEOVER && !self.expects_agents(agents, now))
+    }
+
+    fn expects_agents(&self, agents: &Agents, now: Timestamp) -> bool {
+        let alive = agents.alive();
+        self.returning.all().values().any(|agent| {
             let away = Duration::try_from(now.duration_since(agent.since)).unwrap_or_default();
-            away < ABSENCE && ready.get(&agent.node) == Some(&true) && !alive.contains_key(&agent.node)
-        };
-        if self.returning.all().values().any(is_expected) { HOMECOMING } else { TAKEOVER }
+            let is_ready = self.node(&agent.node).is_some_and(|(_, ready)| *ready);
+            away < ABSENCE && is_ready && !alive.contains_key(&agent.node)
+        })
+    }
+
+    /// Whether a node may announce, and is ready.
+    fn node(&self, name: &str) -> Option<&(bool, bool)> {
+        self.nodes.all().get(&(String::new(), name.to_owned()))
     }
 
     /// Whether each node is ready.
@@ -410,31 +418,16 @@ impl World {
     }
 }
 
-/// All objects of a kind: errors are logged and waited out, with jitter.
-fn watch_all<K>(api: Api<K>, news: fn(Box<Event<K>>) -> News) -> BoxStream<'static, News>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    watch(api, watcher::Config::default(), news)
-}
-
 /// The objects of a kind that are selected.
 fn watch<K>(api: Api<K>, which: watcher::Config, news: fn(Box<Event<K>>) -> News) -> BoxStream<'static, News>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    selected(api, which).map(Box::new).map(news).boxed()
+    events(api, which).map(Box::new).map(news).boxed()
 }
 
 /// What a watch tells; errors are logged and waited out, with jitter.
-pub(super) fn events<K>(api: Api<K>) -> impl Stream<Item = Event<K>> + Send
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    selected(api, watcher::Config::default())
-}
-
-fn selected<K>(api: Api<K>, which: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+pub(super) fn events<K>(api: Api<K>, which: watcher::Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {

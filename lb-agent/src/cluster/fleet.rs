@@ -16,7 +16,7 @@ use super::{
     counts::{self, BackendName, Counts},
     wire::{Elsewhere, Report},
 };
-use crate::signals::requests::RequestLoad;
+use crate::signals::requests::{RequestLoad, grown};
 
 /// Counts that are older than this are late.
 pub const LATE: Duration = Duration::from_secs(2);
@@ -139,11 +139,11 @@ impl Fleet {
         let sum = &mut self.totals[part.total as usize];
         count_requests(sum, part.counts.requests.as_deref(), new.requests.as_deref(), is_baseline);
         let (total, old) = (&mut sum.counts, &part.counts);
-        let grown = |old: u64, new: u64| if is_baseline { 0 } else { new.checked_sub(old).unwrap_or(new) };
+        let growth = |old: u64, new: u64| if is_baseline { 0 } else { grown(old, new) };
         total.active = (total.active + new.active).saturating_sub(old.active);
         total.pending = (total.pending + new.pending).saturating_sub(old.pending);
-        total.connections += grown(old.connections, new.connections);
-        total.bytes += grown(old.bytes, new.bytes);
+        total.connections += growth(old.connections, new.connections);
+        total.bytes += growth(old.bytes, new.bytes);
         part.counts = new;
     }
 

@@ -101,7 +101,8 @@ impl RequestLoad {
     }
 }
 
-const fn grown(before: u64, after: u64) -> u64 {
+/// What a counter has grown by; one that is less than before has started again from 0.
+pub(crate) const fn grown(before: u64, after: u64) -> u64 {
     if after >= before { after - before } else { after }
 }
 

@@ -2,6 +2,7 @@
 
 use core::{hint::black_box, ptr::read_volatile};
 
+use aya_ebpf::bindings::__sk_buff;
 use lb_ebpf::packet::{MAX_OFFSET, Plain};
 
 /// A place in the packet whose bounds are in the context's words `data` and `end`.
@@ -19,4 +20,14 @@ pub(super) unsafe fn at<T: Plain>(data: *const u32, end: *const u32, offset: u32
     let (data, end) = unsafe { (read_volatile(data) as usize, read_volatile(end) as usize) };
     let start = data + offset as usize;
     (start + size_of::<T>() <= end).then_some(start as *mut T)
+}
+
+/// Reads what is at an offset of a socket buffer.
+///
+/// # Safety
+/// `skb` is the program's own context.
+#[inline(always)]
+pub(super) unsafe fn load<T: Plain>(skb: *const __sk_buff, offset: u32) -> Option<T> {
+    // SAFETY: the caller's promise; what is in bounds may be read, and `Plain` has no invalid patterns.
+    unsafe { at::<T>(&raw const (*skb).data, &raw const (*skb).data_end, offset).map(|place| place.read_unaligned()) }
 }

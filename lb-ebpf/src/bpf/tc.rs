@@ -37,11 +37,8 @@ struct Buffer(*mut __sk_buff);
 impl Packet for Buffer {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
-        // SAFETY: `self.0` is the program's context; what is in bounds may be read, and `Plain` has no invalid patterns.
-        unsafe {
-            let place = reach::at::<T>(&raw const (*self.0).data, &raw const (*self.0).data_end, offset)?;
-            Some(place.read_unaligned())
-        }
+        // SAFETY: `self.0` is the program's context.
+        unsafe { reach::load(self.0, offset) }
     }
 
     #[inline(always)]

@@ -196,8 +196,7 @@ impl Work {
         let mut questions = Questions::new();
         for (key, entry) in &self.entries {
             let Ok((policy, _)) = &entry.policy else { continue };
-            let of = service(key, entry).and_then(|service| replicas.get(&service));
-            asked::questions(policy, &replicas::addresses(of.map_or(&[], Vec::as_slice)), &mut questions);
+            asked::questions(policy, &replicas::addresses(replicas_of(key, entry, replicas)), &mut questions);
         }
         self.asker.tick(questions, uptime());
     }
@@ -222,9 +221,8 @@ impl Work {
         replicas: &'a BTreeMap<ServiceKey, Vec<Replica>>,
     ) -> impl Iterator<Item = (&'a Sizer, &'a Replica)> {
         self.entries.iter().flat_map(move |(key, entry)| {
-            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
-            let of = entry.size.as_ref().zip(replicas);
-            of.into_iter().flat_map(|(sizer, replicas)| replicas.iter().map(move |replica| (sizer, replica)))
+            let replicas = replicas_of(key, entry, replicas);
+            entry.size.iter().flat_map(move |sizer| replicas.iter().map(move |replica| (sizer, replica)))
         })
     }
 
@@ -232,10 +230,14 @@ impl Work {
     async fn look_at_pods(&mut self, client: &Client, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) {
         let mut due = Vec::new();
         for (key, entry) in &self.entries {
-            let replicas = service(key, entry).and_then(|service| replicas.get(&service));
-            let Some((sizer, replicas)) = entry.size.as_ref().zip(replicas) else { continue };
+            let Some(sizer) = &entry.size else { continue };
             let container = sizer.container();
-            due.extend(sizer.due(replicas, uptime()).into_iter().map(|pod| (key.clone(), container.to_owned(), pod)));
+            due.extend(
+                sizer
+                    .due(replicas_of(key, entry, replicas), uptime())
+                    .into_iter()
+                    .map(|pod| (key.clone(), container.to_owned(), pod)),
+            );
         }
         let looks = due.into_iter().map(|(key, container, pod)| async move {
             let found = write::pod(client, &key.0, pod).await;
@@ -339,9 +341,8 @@ impl Work {
         let nobody = ServiceCounts { at: clock.now, ..ServiceCounts::default() };
         let mut actions = Vec::new();
         for (key, entry) in &mut self.entries {
-            let service = service(key, entry);
-            let of = |service: &ServiceKey| (replicas.get(service), counts.get(service));
-            let (replicas, counts) = service.as_ref().map_or((None, None), of);
+            let replicas = replicas_of(key, entry, replicas);
+            let counts = service(key, entry).and_then(|service| counts.get(&service));
             let target = target_of(entry);
             let others = targets.iter().map(|(key, created, target)| (key, *created, target));
             let rival = target.and_then(|target| claims::rival(others, (key, created(entry)), target));
@@ -349,11 +350,11 @@ impl Work {
             let sized = target.and_then(|target| claims::owner(seen.verticals(), &key.0, target));
             let look = target.and_then(|_| self.looks.get(key));
             let policy = entry.policy.as_ref().ok();
-            let addresses = || replicas::addresses(replicas.map_or(&[], Vec::as_slice));
+            let addresses = || replicas::addresses(replicas);
             let answers = policy.map(|(policy, _)| self.asker.answers(policy, &addresses(), clock.now));
             let sight = Sight {
                 clock,
-                replicas: replicas.map_or(&[], Vec::as_slice),
+                replicas,
                 counts: counts.unwrap_or(&nobody),
                 usage,
                 answers: answers.unwrap_or_default(),
@@ -460,6 +461,11 @@ fn target_of(entry: &Entry) -> Option<&TargetRef> {
 /// The Service of a policy.
 fn service(key: &ServiceKey, entry: &Entry) -> Option<ServiceKey> {
     Some((key.0.clone(), entry.policy.as_ref().ok()?.0.service.clone()))
+}
+
+/// The replicas of a policy's Service; none are known of one without a Service.
+fn replicas_of<'a>(key: &ServiceKey, entry: &Entry, all: &'a BTreeMap<ServiceKey, Vec<Replica>>) -> &'a [Replica] {
+    service(key, entry).and_then(|service| all.get(&service)).map_or(&[], Vec::as_slice)
 }
 
 /// When a policy was made, in nanoseconds since 1970.

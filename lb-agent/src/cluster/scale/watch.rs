@@ -139,7 +139,7 @@ fn watch<K>(client: &Client, namespace: Option<&str>, news: fn(Box<Event<K>>) ->
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    events(api(client, namespace)).map(Box::new).map(news).boxed()
+    events(api(client, namespace), watcher::Config::default()).map(Box::new).map(news).boxed()
 }
 
 /// VerticalPodAutoscalers, whose definition a cluster need not have, and may get or lose at any time.
