@@ -224,7 +224,7 @@ const LOOK_TICKS: u64 = 2;
 
 /// Between two looks at the open sockets passes so many times what one takes: where the kernel has only iterators over all sockets of a
 /// namespace, that is much.
-const REST: u32 = 200;
+const REST: u32 = 300;
 /// The same while a backend that has gone may have left sockets.
 const SHORT_REST: u32 = 20;
 /// So long after a backend has gone do its sockets find out that nobody answers them: each has sent something by then, most of them at once.
