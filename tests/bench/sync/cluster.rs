@@ -110,12 +110,14 @@ fn measure_one(args: &Args, load: Load, cluster: &Cluster, kind: Kind) -> Result
         many("cold start, CPU time", "ms", cpu),
         ours(many("anonymous memory", "MiB", memory), 95.4),
     ];
+    let busy = || subject.process()?.busy_percent(Duration::from_secs(args.idle.into()));
+    measurements.push(ours(many("idle, of one CPU", "%", vec![busy()?]), 1.0));
     measurements.extend(changes(args, load, cluster, &subject, kind)?);
     thread::sleep(REST);
     let memory = subject.process()?.rss_anon_mib()?;
     measurements.push(ours(many("anonymous memory after the changes", "MiB", vec![memory]), 95.4));
-    let idle = subject.process()?.busy_percent(Duration::from_secs(args.idle.into()))?;
-    measurements.push(ours(many("idle, of one CPU", "%", vec![idle]), 1.0));
+    // The agent looks for the sockets of backends that have gone for a minute.
+    measurements.push(many("just after the changes, of one CPU", "%", vec![busy()?]));
     subject.stop()?;
     Ok(measurements)
 }
@@ -133,7 +135,8 @@ fn changes(args: &Args, load: Load, cluster: &Cluster, subject: &Subject<'_>, ki
     let asked = api::talk(cluster, |client| api::change(client, load, args.changes, args.rate))?;
     thread::sleep(REST);
     let busy = subject.process()?.cpu_time()?.saturating_sub(busy);
-    let after = look()?;
+    let (own, whole) = look()?;
+    let after = (own.of_something(names.own.0)?, whole.of_something(names.whole.0)?);
     let (own, whole) = (after.0.since(&before.0), after.1.since(&before.1));
     eprintln!("  {} changes, the API server took {:.1} ms for each", args.changes, millis(asked));
     let one = |what, seconds: f64| Measurement::of(what, kind.name(), "ms", vec![seconds * 1e3]);

@@ -10,7 +10,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    /// That of this name, summed over the series in whose labels this text is.
+    /// That of this name, summed over the series in whose labels this text is; empty where there is none yet, as before the first value.
     pub(crate) fn read(page: &str, name: &str, label: &str) -> Result<Self> {
         let mut histogram = Self { buckets: Vec::new(), sum: 0.0 };
         for line in page.lines().filter_map(|line| line.strip_prefix(name)).filter(|line| line.contains(label)) {
@@ -28,8 +28,13 @@ impl Histogram {
                 histogram.sum += value.parse::<f64>()?;
             }
         }
-        ensure!(!histogram.buckets.is_empty(), "the metrics have no histogram {name}");
         Ok(histogram)
+    }
+
+    /// The same, of which there must be something.
+    pub(crate) fn of_something(self, name: &str) -> Result<Self> {
+        ensure!(!self.buckets.is_empty(), "the metrics have no histogram {name}");
+        Ok(self)
     }
 
     /// How many there were.
