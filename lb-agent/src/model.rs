@@ -76,6 +76,8 @@ pub struct ServicePort {
     pub health_check_node_port: Option<u16>,
     /// What serves it.
     pub backends: BTreeMap<SocketAddr, BackendSpec>,
+    /// Endpoints that take no connections and are still there: those that they have go on.
+    pub resting: BTreeSet<SocketAddr>,
 }
 
 impl Model {

@@ -6,7 +6,8 @@ use crate::{Addr, Port, SocketKey, assert_size, plain_data};
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum BackendState {
-    /// Gone from the manifests: its TCP flows end by themselves, its UDP flows are forgotten, its slot is kept until both counts are 0.
+    /// Takes no connections any more: its TCP flows go on until it is [`BACKEND_GONE`], its UDP flows are forgotten, its slot is kept
+    /// until both counts are 0.
     #[default]
     Removed = 0,
     /// Takes new connections according to its weight.
@@ -46,6 +47,9 @@ impl BackendState {
 
 /// Backend flag: on this node, so destination NAT is enough: its replies pass us anyway.
 pub const BACKEND_LOCAL: u8 = 1;
+/// Backend flag, of removed ones only: nothing lists it any more, and nothing else is served at its address. Who still sends to it over
+/// TCP is told so by a reset.
+pub const BACKEND_GONE: u8 = 2;
 
 /// One backend of one service port. Element of the `backends` array; its index is its identity in flows, tables and counters.
 #[repr(C)]
@@ -92,6 +96,12 @@ impl Backend {
     #[inline(always)]
     pub const fn is_local(&self) -> bool {
         self.flags & BACKEND_LOCAL != 0
+    }
+
+    /// Whether its TCP flows are to end.
+    #[inline(always)]
+    pub const fn is_gone(&self) -> bool {
+        self.flags & BACKEND_GONE != 0
     }
 }
 

@@ -82,7 +82,7 @@ drop_reasons! {
     Fragment = 1 => "fragment",
     /// The frontend has no backend that takes connections.
     NoBackend = 2 => "no-backend",
-    /// A TCP packet that opens no connection and belongs to none.
+    /// A TCP packet that opens no connection and belongs to none; the sender was sent a reset unless that is switched off.
     NoFlow = 3 => "no-flow",
     /// The flow's bucket stayed locked; a SYN is sent again by its client.
     TableBusy = 4 => "table-busy",
@@ -106,6 +106,8 @@ drop_reasons! {
     NoLocalBackend = 13 => "no-local-backend",
     /// The client is in none of `loadBalancerSourceRanges`.
     SourceRange = 14 => "source-range",
+    /// A TCP packet to a backend that is gone; the sender was sent a reset.
+    BackendGone = 15 => "backend-gone",
 }
 
 plain_data!(BackendLoad, Traffic, Recount);

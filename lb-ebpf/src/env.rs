@@ -197,6 +197,8 @@ pub trait Env {
     fn is_inside(&self) -> bool;
     /// Whether packets between a backend and a client whose address it sees go through this node's stack, past its packet filter.
     fn delivers_by_stack(&self) -> bool;
+    /// Whether who sends to a TCP flow that is not known, or whose backend is gone, is sent a reset.
+    fn resets_orphans(&self) -> bool;
     /// Seconds of a monotonic clock.
     fn now(&self) -> u32;
     /// A uniformly random number.

@@ -2,7 +2,7 @@
 
 use core::ptr::addr_of_mut;
 
-use lb_common::{BackendLoad, FlowState, abi::timeout};
+use lb_common::{BackendLoad, Bucket, FlowState, abi::timeout};
 
 use crate::{
     atomic,
@@ -148,6 +148,22 @@ pub fn track<E: Env>(env: &E, hit: &Hit, direction: Direction, packet: &Parsed, 
     if step.next(hit.state()) as u8 == hit.state() as u8 {
         return Ok(());
     }
+    advance(env, bucket, hit, step)
+}
+
+/// Closes a TCP flow as a reset of its client does. One that is closed already is not kept any longer by what comes.
+#[inline(always)]
+pub fn reset<E: Env>(env: &E, hit: &Hit, now: u32) -> Result<(), Busy> {
+    if hit.state() as u8 == FlowState::Closing as u8 {
+        return Ok(());
+    }
+    let Some(bucket) = bucket_of(env, Table::Forward, hit.slot) else { return Ok(()) };
+    table::touch(bucket, hit, now);
+    advance(env, bucket, hit, Step { direction: Direction::In, protocol: protocol::TCP, flags: tcp::RST })
+}
+
+#[inline(always)]
+fn advance<E: Env>(env: &E, bucket: Shared<Bucket>, hit: &Hit, step: Step) -> Result<(), Busy> {
     let changed = table::change(bucket, hit, step)?;
     let (before, after) = (FlowState::from_number((changed >> 8) as u8), FlowState::from_number(changed as u8));
     count_change(env, hit.backend, before, after, step.is_reset());

@@ -122,6 +122,9 @@ impl Env for Memory {
     fn delivers_by_stack(&self) -> bool {
         false
     }
+    fn resets_orphans(&self) -> bool {
+        true
+    }
     fn now(&self) -> u32 {
         0
     }

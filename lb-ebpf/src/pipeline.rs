@@ -5,8 +5,8 @@
 //! flow that may have been made for it.
 
 use lb_common::{
-    BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic, flow::meta_generation, request::flow_key,
-    service::FRONTEND_MEASURED,
+    Backend, BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic, flow::meta_generation,
+    request::flow_key, service::FRONTEND_MEASURED,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
     requests::{self, Connection},
     rewrite,
-    table::{self, Hit, Key, NO_LINK, Place, key_of},
+    table::{self, Busy, Hit, Key, NO_LINK, Place, key_of},
 };
 
 /// What becomes of a packet: an [`Action`], and above it the [`DropReason`], the interface's index, or the IP bytes that the way
@@ -193,14 +193,15 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
     }
     scratch.now = env.now();
     scratch.measured = (frontend.flags & FRONTEND_MEASURED) as u32;
-    match client_flow(env, scratch, frontend) {
-        Ok(()) => {}
-        Err(DropReason::NoBackend) => return Verdict::refuse(DropReason::NoBackend),
-        Err(reason) => return Verdict::drop(reason),
+    if let Err(reason) = client_flow(env, scratch, frontend) {
+        return turned_away(env, &scratch.packet, reason);
     }
     let hit = &scratch.hit;
     let Some(backend) = env.backend(hit.backend) else { return Verdict::drop(DropReason::StaleTable) };
     let parsed = &scratch.packet;
+    if backend.is_gone() && is_answered(env, parsed) {
+        return orphan(env, scratch);
+    }
     let masked = hit.snat_port.0 != 0;
     scratch.to = Tuple {
         src: if masked { backend.source } else { parsed.src },
@@ -209,6 +210,35 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
         dst_port: backend.port,
     };
     send(packet, env, scratch, Direction::In)
+}
+
+/// Whether a packet that has no flow any more is answered with a reset. A reset never is (RFC 9293 section 3.10.7.1).
+#[inline(always)]
+fn is_answered<E: Env>(env: &E, parsed: &Parsed) -> bool {
+    parsed.protocol == protocol::TCP && parsed.tcp_flags & tcp::RST == 0 && env.resets_orphans()
+}
+
+/// What becomes of a packet that has no flow for this reason.
+#[inline(always)]
+fn turned_away<E: Env>(env: &E, parsed: &Parsed, reason: DropReason) -> Verdict {
+    match reason {
+        DropReason::NoBackend => Verdict::refuse(reason),
+        DropReason::NoFlow if is_answered(env, parsed) => Verdict::refuse(reason),
+        _ => Verdict::drop(reason),
+    }
+}
+
+/// A packet to a backend that is gone ends its flow, and its sender is told. Entries that wait out their time have resets of the client
+/// sent on, and answers on their way back, in case the backend is still there.
+#[inline(never)]
+fn orphan<E: Env>(env: &E, scratch: &Scratch) -> Verdict {
+    if env.hook() == Hook::Xdp {
+        return Verdict::PASS;
+    }
+    match flow::reset(env, &scratch.hit, scratch.now) {
+        Ok(()) => Verdict::refuse(DropReason::BackendGone),
+        Err(Busy) => Verdict::drop(DropReason::TableBusy),
+    }
 }
 
 /// Puts the flow of a client's packet into `scratch.hit`: found, or made if the packet may open one.
@@ -233,7 +263,7 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
 }
 
 /// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one
-/// that waits for a backend that is gone. Where every backend is unhealthy they are used all the same: then tc finds the flow that XDP
+/// of a backend that was removed before it answered, or is gone. Where every backend is unhealthy they are used all the same: then tc finds the flow that XDP
 /// has just made for this packet.
 #[inline(always)]
 fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
@@ -242,7 +272,7 @@ fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
         FlowState::Closing => true,
         FlowState::SynSent => in_state(BackendState::Removed) || hit.last != now && in_state(BackendState::Unhealthy),
         FlowState::UdpOneWay | FlowState::UdpAnswered => in_state(BackendState::Removed),
-        _ => false,
+        _ => env.resets_orphans() && env.backend(hit.backend).is_some_and(Backend::is_gone),
     }
 }
 

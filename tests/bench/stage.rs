@@ -58,6 +58,7 @@ impl Stage {
             snat_ports: (61000, 65535),
             tcp_idle: lb_common::abi::timeout::TCP_IDLE,
             delivery_stack: false,
+            reset_orphaned: true,
             bpf_log: false,
             flow_seed: 0x1234_5678_9abc_def0,
             test_clock: false,

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{DropReason, Protocol, Traffic};
+use lb_agent::dataplane::Write;
+use lb_common::{Backend, BackendState, DropReason, Protocol, Traffic, backend::BACKEND_GONE};
 use lb_ebpf::{
     env::{Event, Hook, Table},
     pipeline::{Action, Verdict},
@@ -14,6 +15,7 @@ use crate::{
     table::{
         net::{Family, Interface, socket},
         packet::{ACK, FIN, SYN, Shape, Spec, tcp, udp},
+        run::{Fate, Subject as _},
         verify,
         world::{Place, World},
     },
@@ -151,4 +153,36 @@ fn rare_events_are_told() {
     send(&mut memory, Interface::Up0, &tcp(ACK, stranger, world.vip(0)));
     let told = memory.events.borrow();
     assert_eq!(*told, [Event::NewFlow(0), Event::Drop(DropReason::NoFlow as u32)]);
+}
+
+#[test]
+fn without_resets_the_unknown_is_dropped_and_a_gone_backend_keeps_its_flows() {
+    let (mut memory, world) = start(Protocol::Tcp, Place::Local);
+    memory.resets = false;
+    let (client, vip) = (world.client(), world.vip(0));
+    let pod = Verdict::interface(Interface::Pod0.number().into());
+    assert_eq!(send(&mut memory, Interface::Up0, &tcp(ACK, client, vip)).0, Verdict::drop(DropReason::NoFlow));
+    assert_eq!(send(&mut memory, Interface::Up0, &tcp(SYN, client, vip)).0, pod);
+    let answer = tcp(SYN | ACK, world.endpoint(0), client);
+    assert_eq!(send(&mut memory, Interface::Pod0, &answer).0.action(), Action::Interface);
+    let backend = world.backend(0, 1, BackendState::Removed);
+    memory.write(&Write::PutBackend(0, Backend { flags: backend.flags | BACKEND_GONE, ..backend }));
+    assert_eq!(send(&mut memory, Interface::Up0, &tcp(SYN, client, vip)).0, pod);
+    assert_eq!(send(&mut memory, Interface::Up0, &tcp(ACK, client, vip)).0, pod);
+    assert_eq!(memory.counters(0).load.active, 1);
+}
+
+#[test]
+fn an_answer_is_never_larger_than_what_it_answers() {
+    for family in [Family::V4, Family::V6] {
+        let world = World::new(family, Protocol::Tcp, &[Place::Local]);
+        for shape in [Shape::Plain, Shape::Options, Shape::ManyOptions, Shape::Padded] {
+            let mut memory = Memory::new();
+            world.make(1).iter().for_each(|write| memory.write(write));
+            let packet = tcp(ACK, world.client(), world.vip(0)).shape(shape);
+            let (fate, after) = memory.run(Hook::Ingress, Interface::Up0, &packet.frame()).expect("a verdict");
+            assert_eq!(fate, Fate::Out(Some(Interface::Up0)), "{family:?} {shape:?}");
+            assert!(after.len() <= packet.frame().len(), "{family:?} {shape:?}: {} bytes", after.len());
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Memory {
     pub(crate) clock: u32,
     /// Whether packets of clients that keep their address go through the stack.
     pub(crate) stack: bool,
+    /// Whether packets that have no flow any more are answered with a reset.
+    pub(crate) resets: bool,
     /// Random numbers to come; then zeros.
     pub(crate) random: RefCell<VecDeque<u32>>,
     /// What was traced.
@@ -97,6 +99,7 @@ impl Memory {
             },
             clock: 0,
             stack: false,
+            resets: true,
             random: RefCell::default(),
             events: RefCell::default(),
             drops: BTreeMap::new(),
@@ -249,6 +252,10 @@ impl Env for At<'_> {
 
     fn delivers_by_stack(&self) -> bool {
         self.memory.stack
+    }
+
+    fn resets_orphans(&self) -> bool {
+        self.memory.resets
     }
 
     fn now(&self) -> u32 {

@@ -76,6 +76,7 @@ fn options(pin_path: &Path) -> Options {
         snat_ports: (SNAT_PORT, SNAT_PORT),
         tcp_idle: lb_common::abi::timeout::TCP_IDLE,
         delivery_stack: false,
+        reset_orphaned: true,
         bpf_log: false,
         flow_seed: FLOW_SEED,
         test_clock: true,

@@ -47,8 +47,7 @@ const EGRESS: Actions = Actions { pass: TC_NEXT, drop: TC_SHOT, send: TC_NEXT };
 impl<'a> Pair<'a> {
     /// Every backend ready, no flow.
     pub(crate) fn new(node: &'a mut Node) -> Result<Self> {
-        let ready = Condition { state: BackendState::Ready, incarnation: 1 };
-        let conditions = vec![ready; world::FRONTENDS * world::BACKENDS];
+        let conditions = vec![Condition::ready(1); world::FRONTENDS * world::BACKENDS];
         for (index, condition) in conditions.iter().enumerate() {
             world::put_backend(&mut node.bpf, index as u32, *condition)?;
         }
@@ -79,9 +78,9 @@ impl<'a> Pair<'a> {
                 self.node.set_clock(self.model.now)
             }
             Operation::Sweep => self.sweep(),
-            Operation::Backing { index, state } => {
+            Operation::Backing { index, state, unlisted } => {
                 let old = self.model.conditions[index as usize];
-                self.condition(index, Condition { state, ..old })
+                self.condition(index, Condition { state, unlisted, ..old })
             }
             Operation::Renew { index } => self.renew(index),
             Operation::Frontend(frontend) => self.frontend(frontend),
@@ -168,7 +167,7 @@ impl<'a> Pair<'a> {
             return Ok(());
         }
         self.model.renew(index);
-        self.condition(index, Condition { state: BackendState::Ready, incarnation: old.incarnation + 1 })
+        self.condition(index, Condition::ready(old.incarnation + 1))
     }
 
     fn frontend(&mut self, frontend: usize) -> Result<()> {

@@ -22,8 +22,8 @@ pub(crate) enum Operation {
     Wait(u32),
     /// The agent sweeps.
     Sweep,
-    /// The agent changes a backend, and its frontend's table with it.
-    Backing { index: u32, state: BackendState },
+    /// The agent changes a backend, and its frontend's table with it; a removed one may be listed still, or not.
+    Backing { index: u32, state: BackendState, unlisted: bool },
     /// The agent gives a removed backend's index to a new one, if nothing is open.
     Renew { index: u32 },
     /// The agent removes a frontend, or brings it back when all its flows are forgotten.
@@ -42,7 +42,7 @@ fn one(rng: &mut Rng) -> Operation {
         500..940 => backend(rng),
         940..965 => Operation::Wait(wait(rng)),
         965..975 => Operation::Sweep,
-        975..992 => Operation::Backing { index: any_index(rng), state: state(rng) },
+        975..992 => Operation::Backing { index: any_index(rng), state: state(rng), unlisted: rng.bool() },
         992..996 => Operation::Renew { index: any_index(rng) },
         _ => Operation::Frontend(rng.usize(0..world::FRONTENDS)),
     }

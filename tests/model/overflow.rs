@@ -30,7 +30,7 @@ fn with_backends<T: Send>(
     test: impl FnOnce(&mut Node) -> Result<T> + Send,
 ) -> Result<T> {
     on_a_node(options, |node| {
-        let condition = |index| Condition { state: state(index % world::BACKENDS as u32), incarnation: 1 };
+        let condition = |index| Condition { state: state(index % world::BACKENDS as u32), ..Condition::ready(1) };
         let conditions: Vec<_> = (0..ALL).map(condition).collect();
         (0..ALL).try_for_each(|index| world::put_backend(&mut node.bpf, index, condition(index)))?;
         for frontend in 0..world::FRONTENDS {

@@ -83,6 +83,7 @@ fn missing(pair: &Pair<'_>) -> BTreeSet<String> {
     [
         ("no-flow", drops(DropReason::NoFlow) > 0),
         ("an empty frontend", drops(DropReason::NoBackend) + drops(DropReason::NoLocalBackend) > 0),
+        ("a backend that is gone", drops(DropReason::BackendGone) > 0),
         ("expired flows", pair.swept.expired > 0),
         ("forgotten flows", pair.swept.forgotten > 0),
         ("resets", loads.iter().any(|load| load.resets > 0)),

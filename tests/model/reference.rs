@@ -13,6 +13,11 @@ use crate::{
     world::{self, Condition, Selection},
 };
 
+/// Whether a packet without a flow is answered with a reset.
+fn is_answered(packet: Datagram) -> bool {
+    packet.flags.is_some_and(|flags| flags & RST == 0)
+}
+
 /// Everything.
 pub(crate) struct Model {
     /// The time.
@@ -77,15 +82,21 @@ impl Model {
         if !self.flows.contains_key(&key) {
             let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, choice)? };
             if let Some(reason) = reason {
-                let refused = reason == DropReason::NoBackend;
-                if refused && xdp {
-                    return Ok(Fate::Passes);
+                let unknown = reason == DropReason::NoFlow && is_answered(packet);
+                if unknown || reason == DropReason::NoBackend {
+                    return Ok(self.refuse(reason, xdp));
                 }
                 *self.drops.entry(reason).or_default() += 1;
-                return Ok(if refused { Fate::Refused } else { Fate::Drops });
+                return Ok(Fate::Drops);
             }
         }
         let flow = self.flows[&key];
+        if self.conditions[flow.backend as usize].is_gone() && is_answered(packet) {
+            if !xdp && flow.state != FlowState::Closing {
+                self.see(key, true, Some(RST));
+            }
+            return Ok(self.refuse(DropReason::BackendGone, xdp));
+        }
         if xdp && world::is_local(flow.backend) {
             return Ok(Fate::Passes);
         }
@@ -100,6 +111,15 @@ impl Model {
             ..packet
         };
         Ok(Fate::Becomes(to))
+    }
+
+    /// The sender is told: by tc.
+    fn refuse(&mut self, reason: DropReason, xdp: bool) -> Fate {
+        if xdp {
+            return Fate::Passes;
+        }
+        *self.drops.entry(reason).or_default() += 1;
+        Fate::Refused
     }
 
     /// A packet of a backend to whom it takes for its client.
@@ -176,14 +196,15 @@ impl Model {
     }
 
     fn is_over(&self, flow: &Flow) -> bool {
-        let state = self.conditions[flow.backend as usize].state;
+        let condition = self.conditions[flow.backend as usize];
+        let state = condition.state;
         match flow.state {
             FlowState::Closing => true,
             // Not the SYN itself, which tc sees after XDP: where all are unhealthy they are used.
             FlowState::SynSent if state == BackendState::Unhealthy => flow.last < self.now,
             FlowState::SynSent => state == BackendState::Removed,
             FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
-            _ => false,
+            _ => condition.is_gone(),
         }
     }
 
@@ -216,7 +237,7 @@ impl Model {
             && let Some((backend, incarnation, last)) = self.affinity.get(&client)
         {
             let condition = self.conditions[*backend as usize];
-            if condition == (Condition { state: BackendState::Ready, incarnation: *incarnation })
+            if (condition.state, condition.incarnation) == (BackendState::Ready, *incarnation)
                 && self.now - last < world::AFFINITY
             {
                 return vec![*backend];

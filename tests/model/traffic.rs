@@ -57,6 +57,12 @@ pub(crate) fn of_backend(index: u32, to: std::net::SocketAddr, flags: u8, payloa
     Datagram { src: endpoint.socket(), dst: to, flags, payload, ttl: 63 }
 }
 
+/// Whether a frame goes back to where another came from.
+fn is_answer(came: &[u8], goes: &[u8]) -> bool {
+    let (source, target) = if came[12..14] == [0x08, 0x00] { (26..30, 30..34) } else { (22..38, 38..54) };
+    goes.get(target) == Some(&came[source])
+}
+
 /// One sender of packets: a thread.
 pub(crate) struct Sender<'a> {
     /// The programs.
@@ -82,12 +88,16 @@ impl Sender<'_> {
         match ran.action {
             XDP_TX => self.tally.sent_in += 1,
             XDP_DROP => self.tally.dropped += 1,
-            _ => match self.programs.ingress(&frame, Buffer::of(self.interfaces.0))?.action {
-                TC_REDIRECT => self.tally.sent_in += 1,
-                TC_SHOT => self.tally.dropped += 1,
-                TC_NEXT => self.tally.passed += 1,
-                _ => self.tally.odd += 1,
-            },
+            _ => {
+                let ran = self.programs.ingress(&frame, Buffer::of(self.interfaces.0))?;
+                match ran.action {
+                    TC_REDIRECT if is_answer(&frame, &ran.frame) => self.tally.dropped += 1,
+                    TC_REDIRECT => self.tally.sent_in += 1,
+                    TC_SHOT => self.tally.dropped += 1,
+                    TC_NEXT => self.tally.passed += 1,
+                    _ => self.tally.odd += 1,
+                }
+            }
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ fn set_up(bpf: &mut Bpf) -> Result<()> {
     (0..world::FRONTENDS).try_for_each(|f| world::put_frontend(bpf, f, &world::selection(f, &conditions), 0))
 }
 
-const READY: Condition = Condition { state: BackendState::Ready, incarnation: 1 };
+const READY: Condition = Condition::ready(1);
 
 /// A round of packets on both CPUs, and on every other round the agent's work beside it.
 fn traffic(node: &mut Node, round: u64) -> Result<Tally> {

@@ -10,7 +10,7 @@ use lb_agent::{
 };
 use lb_common::{
     Algorithm, Backend, BackendState, Frontend, Protocol, SocketKey, Vip,
-    backend::BACKEND_LOCAL,
+    backend::{BACKEND_GONE, BACKEND_LOCAL},
     service::{FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, VIP_LIVE, VIP_REMOVED},
 };
 
@@ -124,8 +124,22 @@ fn socket(address: &str, port: u16) -> SocketAddr {
 pub(crate) struct Condition {
     /// Its state.
     pub(crate) state: BackendState,
+    /// If it is removed: whether nothing lists it any more.
+    pub(crate) unlisted: bool,
     /// Counts the users of its index.
     pub(crate) incarnation: u32,
+}
+
+impl Condition {
+    /// Takes connections.
+    pub(crate) const fn ready(incarnation: u32) -> Self {
+        Self { state: BackendState::Ready, unlisted: false, incarnation }
+    }
+
+    /// Whether its connections are to end.
+    pub(crate) fn is_gone(self) -> bool {
+        self.state == BackendState::Removed && self.unlisted
+    }
 }
 
 /// A frontend's selection table.
@@ -166,7 +180,7 @@ pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Re
         source: source(index).into(),
         port: key.port,
         protocol: key.protocol,
-        flags: if is_local(index) { BACKEND_LOCAL } else { 0 },
+        flags: if is_local(index) { BACKEND_LOCAL } else { 0 } | if condition.is_gone() { BACKEND_GONE } else { 0 },
         effective_weight: weight(index),
         weight: weight(index),
         endpoint: id,

@@ -4,8 +4,10 @@ use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use weir_tests::{
-    agent::Options,
+    agent::{Options, PATIENCE},
     client::{self, Held, Load, ask_times},
+    manifests::Endpoint,
+    process::wait_until,
     server::Server,
     topology::SERVER_PORT,
 };
@@ -13,6 +15,8 @@ use weir_tests::{
 use crate::lab::{Lab, vip4, vip6};
 
 const PAUSE: Duration = Duration::from_millis(2);
+/// An endpoint may be in no slice for three seconds before it counts as gone.
+const LONGER_THAN_A_MOVE: Duration = Duration::from_secs(6);
 
 #[test]
 fn drain_under_load() -> Result<()> {
@@ -57,7 +61,7 @@ fn a_drain_survives_a_restart() -> Result<()> {
 }
 
 #[test]
-fn a_removed_server_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
+fn a_server_that_is_not_ready_keeps_its_connections_and_one_that_is_gone_does_not() -> Result<()> {
     let lab = Lab::mixed(1, 1)?;
     let service = lab.web().algorithm("round-robin");
     let agent = lab.start(&service, Options::default())?;
@@ -66,8 +70,9 @@ fn a_removed_server_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
     load.wait_for_more(100)?;
 
     let gone = lab.host("server-0");
+    let is_his = |endpoint: &Endpoint| endpoint.address == gone.v4 || endpoint.address == gone.v6;
     let mut smaller = service.clone();
-    smaller.endpoints.retain(|endpoint| endpoint.address != gone.v4 && endpoint.address != gone.v6);
+    smaller.endpoints.iter_mut().filter(|endpoint| is_his(endpoint)).for_each(|endpoint| endpoint.resting = true);
     lab.write(&smaller)?;
     agent.wait_for("it takes no new connections", |backends| {
         backends.iter().all(|b| b.address != gone.v4.to_string() || b.state != "ready")
@@ -75,8 +80,20 @@ fn a_removed_server_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
     let others = lab.client(|| Ok(ask_times(vip4(80), 40, client::ask)))?;
     assert_eq!(others.answers.keys().collect::<Vec<_>>(), ["server-1"]);
     load.wait_for_more(100)?;
+    thread::sleep(LONGER_THAN_A_MOVE);
+    held.iter_mut().try_for_each(Held::check).context("a connection to the server that is not ready")?;
+
+    smaller.endpoints.retain(|endpoint| !is_his(endpoint));
+    lab.write(&smaller)?;
+    wait_until(PATIENCE, || Ok(held.iter_mut().filter_map(|held| held.check().err()).count() == 2))?;
     load.finish().expect_no_failure()?;
-    held.iter_mut().try_for_each(Held::check).context("a connection to the removed server")?;
+    let resets = held.iter_mut().filter_map(|held| held.check().err());
+    assert_eq!(resets.count(), 2, "those of the other server go on");
+    assert!(
+        agent.drops()?.iter().any(|(reason, count)| reason == "backend-gone" && *count >= 2),
+        "{:?}",
+        agent.drops()?
+    );
 
     drop(held);
     lab.write(&service)?;

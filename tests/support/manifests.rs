@@ -62,12 +62,14 @@ pub struct Endpoint {
     pub weight: Option<u16>,
     /// `conditions.terminating` (then not ready, but serving).
     pub terminating: bool,
+    /// Neither ready nor terminating.
+    pub resting: bool,
 }
 
 impl Endpoint {
     /// A host's endpoint of this family.
     pub fn of(host: &Host, like: IpAddr) -> Self {
-        Self { address: host.address(like), local: host.local, weight: None, terminating: false }
+        Self { address: host.address(like), local: host.local, weight: None, terminating: false, resting: false }
     }
 }
 
@@ -209,8 +211,8 @@ impl Service {
         );
         for endpoint in self.endpoints.iter().filter(|e| e.address.is_ipv4() == v4 && e.weight == weight) {
             let node = if endpoint.local { NODE_NAME } else { "node-b" };
-            let conditions =
-                format!("ready: {}, serving: true, terminating: {}", !endpoint.terminating, endpoint.terminating);
+            let ready = !endpoint.terminating && !endpoint.resting;
+            let conditions = format!("ready: {ready}, serving: true, terminating: {}", endpoint.terminating);
             _ = writeln!(
                 text,
                 "- {{addresses: [\"{}\"], nodeName: {node}, conditions: {{{conditions}}}}}",

@@ -166,6 +166,7 @@ pub(crate) fn options() -> Options {
         snat_ports: (61000, 65535),
         tcp_idle: TCP_IDLE,
         delivery_stack: false,
+        reset_orphaned: true,
         bpf_log: false,
         flow_seed: 0x5eed,
         test_clock: true,

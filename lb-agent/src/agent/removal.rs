@@ -1,4 +1,5 @@
-//! Removals that wait: for a whole pass of the sweep (frontends), or until no flow has named them for a while (backends).
+//! Removals that wait: for a whole pass of the sweep (frontends), or until no flow has named them for a while (backends). And what is
+//! given up: a removed backend that nothing lists any more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +13,17 @@ use crate::plan::Swept;
 /// Closing flows are not counted, so they get their time, and two passes of the sweep.
 const QUIET: Duration = Duration::from_secs(timeout::TCP_CLOSING as u64 + 2);
 
+/// So long nothing has to list a removed backend before its connections are given up: an endpoint that moves from one slice to another
+/// may be in neither for a moment.
+const GIVE_UP: Duration = Duration::from_secs(3);
+
 /// What waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
     /// Removed backends without a flow, and since when.
     idle: BTreeMap<u32, Duration>,
+    /// Removed backends that nothing lists, and since when.
+    nowhere: BTreeMap<u32, Duration>,
 }
 
 impl Removal {
@@ -36,6 +43,16 @@ impl Removal {
         }
         let backends = self.idle.iter().filter(|(_, since)| now.saturating_sub(**since) >= QUIET).map(|(i, _)| *i);
         Swept { vips, backends: backends.collect() }
+    }
+
+    /// Which of the removed backends that nothing lists have been so for long enough to be called gone.
+    pub fn gone(&mut self, nowhere: &BTreeSet<u32>, now: Duration) -> BTreeSet<u32> {
+        self.nowhere.retain(|index, _| nowhere.contains(index));
+        for index in nowhere {
+            self.nowhere.entry(*index).or_insert(now);
+        }
+        let long = self.nowhere.iter().filter(|(_, since)| now.saturating_sub(**since) >= GIVE_UP);
+        long.map(|(index, _)| *index).collect()
     }
 }
 
@@ -64,5 +81,22 @@ mod tests {
         let sockets = BTreeMap::from([(1, BackendLoad { sockets: 1, ..BackendLoad::default() })]);
         let swept = removal.swept([].into(), &[1].into(), &sockets, Duration::from_secs(60));
         assert_eq!(swept.backends, [].into(), "a socket of a process goes on");
+    }
+
+    #[test]
+    fn a_backend_that_is_listed_again_in_time_is_not_gone() {
+        let mut removal = Removal::default();
+        let mut at = |second, nowhere: &[u32]| {
+            removal
+                .gone(&nowhere.iter().copied().collect(), Duration::from_secs(second))
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
+        assert!(at(0, &[1, 2]).is_empty());
+        assert!(at(2, &[1, 2]).is_empty());
+        assert_eq!(at(3, &[1]), [1]);
+        assert_eq!(at(4, &[1, 2]), [1]);
+        assert_eq!(at(7, &[1, 2]), [1, 2]);
+        assert!(at(8, &[]).is_empty());
     }
 }

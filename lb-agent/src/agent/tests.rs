@@ -216,6 +216,62 @@ fn a_removed_backend_is_freed_when_its_flows_have_ended() {
 }
 
 #[test]
+fn a_removed_backend_is_gone_when_nothing_lists_it_for_a_while() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(2)));
+    let is_gone = || fake.tables().unwrap().backends[&1].is_gone();
+    let until = |agent: &mut Core<Fake>, from, to| (from..to).for_each(|n| agent.tick(second(n)).unwrap());
+    carry(&fake, 1, 3, 5);
+    let resting = ServicePort { resting: [at(2)].into(), ..port(1) };
+    agent.set_model(model(resting.clone()), true, second(1));
+    agent.sync(second(1)).unwrap();
+    agent.settle().unwrap();
+    until(&mut agent, 2, 20);
+    assert!(!is_gone(), "it is not ready, and still there");
+    agent.set_model(model(port(1)), true, second(20));
+    until(&mut agent, 20, 23);
+    assert!(!is_gone(), "it may be on its way to another slice");
+    until(&mut agent, 23, 24);
+    assert!(is_gone());
+    let mut agent = core(&fake, model(port(1)));
+    until(&mut agent, 24, 25);
+    assert!(is_gone(), "under a new agent too");
+    agent.set_model(model(resting), true, second(26));
+    until(&mut agent, 26, 27);
+    assert!(!is_gone(), "it is there again");
+    agent.set_model(model(port(1)), true, second(27));
+    until(&mut agent, 27, 31);
+    assert!(is_gone());
+    agent.set_model(model(port(2)), true, second(31));
+    until(&mut agent, 31, 32);
+    assert_eq!(backends(&fake)[1], (2, BackendState::Ready, 100));
+    assert!(!is_gone());
+}
+
+#[test]
+fn a_removed_backend_that_another_service_has_is_not_gone() {
+    let fake = Fake::new(CAPACITY);
+    let other = ServiceId { name: "other".into(), ..id() };
+    let key = SocketKey::new(SocketAddr::from(([10, 96, 0, 2], 80)), Protocol::Tcp);
+    let shared = ServicePort { frontends: [(key, Default::default())].into(), ..port(2) };
+    let both = |n, shared| Model { services: [(id(), port(n)), (other.clone(), shared)].into() };
+    let mut agent = core(&fake, both(2, shared.clone()));
+    let gone = || fake.tables().unwrap().backends.values().filter(|backend| backend.is_gone()).count();
+    (0..4).for_each(|index| carry(&fake, index, 1, 1));
+    agent.set_model(both(1, shared.clone()), true, second(1));
+    agent.sync(second(1)).unwrap();
+    agent.settle().unwrap();
+    (2..10).for_each(|n| agent.tick(second(n)).unwrap());
+    assert_eq!(gone(), 0);
+    let without = ServicePort { backends: port(1).backends, ..shared };
+    agent.set_model(both(1, without), true, second(10));
+    agent.sync(second(10)).unwrap();
+    agent.settle().unwrap();
+    (11..16).for_each(|n| agent.tick(second(n)).unwrap());
+    assert_eq!(gone(), 2);
+}
+
+#[test]
 fn a_removed_frontend_is_freed_after_a_whole_sweep() {
     let fake = Fake::new(CAPACITY);
     let mut agent = core(&fake, model(port(1)));

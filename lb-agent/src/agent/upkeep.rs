@@ -38,10 +38,30 @@ impl<D: Dataplane> Core<D> {
         let looked = self.look(now);
         self.feed_back(now, looked.is_ok());
         let synced = self.sync(now).map(drop);
+        let given_up = self.give_up(now);
         let swept = looked.as_ref().map_or(Ok(()), |loads| self.sweep(loads, now));
         looked?;
         synced?;
+        given_up?;
         Ok(swept?)
+    }
+
+    /// Says in the kernel which removed backends are gone: what they have is ended by resets.
+    fn give_up(&mut self, now: Duration) -> Result<(), dataplane::Error> {
+        if !self.is_synced() || self.tables.removed_backends().is_empty() {
+            return Ok(());
+        }
+        let mut nowhere = plan::unserved(&self.tables);
+        nowhere.retain(|index| !self.is_listed(*index));
+        let long = self.removal.gone(&nowhere, now);
+        self.write(&plan::mark_gone(&self.tables, &nowhere, &long))
+    }
+
+    /// Whether an endpoint is still there that takes no connections.
+    fn is_listed(&self, index: u32) -> bool {
+        let Some(backend) = self.tables.backends().get(&index) else { return false };
+        let port = self.tables.service(backend.service).and_then(|id| self.model.services.get(&id));
+        port.is_some_and(|port| port.resting.contains(&backend.key().socket()))
     }
 
     fn look(&mut self, now: Duration) -> Result<BTreeMap<u32, BackendLoad>, dataplane::Error> {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::ValueEnum;
+use clap::{ArgAction, ValueEnum};
 use lb_common::{Algorithm, abi::timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -88,6 +88,10 @@ pub struct RunArgs {
     /// A TCP connection without a packet for so long is forgotten
     #[arg(long, value_name = "TIME", default_value = TCP_IDLE, value_parser = tcp_idle)]
     pub tcp_idle: Duration,
+    /// Answers TCP packets of connections that are not known, or whose backend is gone, with a reset; false: drops the ones, and sends
+    /// the others on
+    #[arg(long, value_name = "true|false", default_value_t = true, action = ArgAction::Set)]
+    pub reset_orphaned: bool,
     /// Source ports towards backends on other nodes
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
     pub snat_ports: (u16, u16),
@@ -267,6 +271,7 @@ fn options(args: &RunArgs, pin_path: &Path) -> Options {
         snat_ports: args.snat_ports,
         tcp_idle: args.tcp_idle.as_secs() as u32,
         delivery_stack: false,
+        reset_orphaned: args.reset_orphaned,
         bpf_log: args.bpf_log,
         flow_seed: seed(),
         test_clock: false,
@@ -341,6 +346,7 @@ mod tests {
         let args = parse("--manifests m --socket-lb off").unwrap();
         assert_eq!((args.datapath, args.default_algorithm), (DatapathArg::Auto, Algorithm::Maglev));
         assert_eq!((args.snat_ports, args.tcp_idle.as_secs()), ((61000, 65535), u64::from(timeout::TCP_IDLE)));
+        assert!(options(&args, Path::new("/pins")).reset_orphaned);
         let config = config(args, "/pins".into()).unwrap();
         assert!(config.interfaces.is_empty() && config.metrics_listen.is_none() && !config.node_name.is_empty());
     }
@@ -350,12 +356,14 @@ mod tests {
         let args = parse(
             "--manifests m --interface a --interface b --datapath xdp-generic --delivery stack --metrics-listen [::1]:9 --node-name n \
              --scale-command \"scale 'my app'\" --default-algorithm random --nodeport-addresses primary --tcp-idle 5m --snat-ports 50000-50010 \
-             --flow-table-size 4096 --max-slots 2048 --bpf-log --socket-lb off",
+             --flow-table-size 4096 --max-slots 2048 --reset-orphaned false --bpf-log --socket-lb off",
         )
         .unwrap();
         let options = options(&args, Path::new("/pins"));
         assert_eq!((options.tcp_idle, options.snat_ports, options.flow_table_size), (300, (50000, 50010), 4096));
-        assert!(options.bpf_log && options.sizes == Sizes { slots: 2048, ..Sizes::default() });
+        assert!(
+            options.bpf_log && !options.reset_orphaned && options.sizes == Sizes { slots: 2048, ..Sizes::default() }
+        );
         let config = config(args, "/pins".into()).unwrap();
         assert_eq!(config.interfaces, ["a".to_owned(), "b".to_owned()].into());
         assert_eq!(config.scale_command, Some(vec!["scale".to_owned(), "my app".to_owned()]));
@@ -390,6 +398,7 @@ mod tests {
             ("--manifests m --metrics-listen nowhere", "--metrics-listen"),
             ("--manifests m --nodeport-addresses eth0", "use primary, or networks"),
             ("--manifests m --flow-table-size 1", "512"),
+            ("--manifests m --reset-orphaned maybe", "true, false"),
         ];
         for (arguments, word) in cases {
             let error = parse(arguments).unwrap_err();

@@ -48,6 +48,8 @@ pub struct Options {
     pub tcp_idle: u32,
     /// Whether packets of clients whose address a backend sees go through the node's stack, and so past its packet filter.
     pub delivery_stack: bool,
+    /// Whether TCP packets of no flow, or to a backend that is gone, are answered with a reset.
+    pub reset_orphaned: bool,
     /// Whether rare events are logged.
     pub bpf_log: bool,
     /// Seed of the flow hash of new maps: random.
@@ -270,7 +272,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
     let knows_flag = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 16, 0));
     let v6_flag = if knows_flag { BPF_F_IPV6 } else { 0 };
     let (log, test_clock) = (u32::from(options.bpf_log), u32::from(options.test_clock));
-    let delivery_stack = u32::from(options.delivery_stack);
+    let (delivery_stack, reset_orphaned) = (u32::from(options.delivery_stack), u32::from(options.reset_orphaned));
     let sizes = options.sizes;
     let [bytes_acked, bytes_received, segs_out, segs_in] = btf::tcp_counts();
     let mut loader = EbpfLoader::new();
@@ -288,6 +290,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
         .override_global("LOG", &log, true)
         .override_global("TEST_CLOCK", &test_clock, true)
         .override_global("DELIVERY_STACK", &delivery_stack, true)
+        .override_global("RESET_ORPHANED", &reset_orphaned, true)
         .map_max_entries(map::FLOWS, settings.bucket_mask + 1)
         .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
         .map_max_entries(map::SLOTS, sizes.slots)

@@ -1,6 +1,9 @@
 //! What serves a Service's port: the endpoints of all its slices, and which of them the topology hints keep for others.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use super::{
     ServiceObject, SliceObject,
@@ -19,14 +22,10 @@ pub(super) fn of_port(
 ) -> Option<BTreeMap<SocketAddr, BackendSpec>> {
     let mut found = BTreeMap::new();
     let mut matched = false;
-    for slice in slices {
-        // A named targetPort may have another number on every Pod: each number has slices of its own.
-        let numbers = slice.ports.iter().filter(|(name, _, proto)| *name == port.name && *proto == port.protocol);
-        for (_, number, _) in numbers {
-            matched = true;
-            for endpoint in &slice.endpoints {
-                insert(&mut found, SocketAddr::new(endpoint.address, *number), (*slice, endpoint));
-            }
+    for (slice, number) in numbers(port, slices) {
+        matched = true;
+        for endpoint in &slice.endpoints {
+            insert(&mut found, SocketAddr::new(endpoint.address, number), (slice, endpoint));
         }
     }
     let near = [true, false].map(|v4| {
@@ -38,6 +37,23 @@ pub(super) fn of_port(
         (at, spec(service, slice, endpoint, near, setting))
     };
     matched.then(|| found.into_iter().map(backend).collect())
+}
+
+/// The endpoints of a port that take no connections and are still there.
+pub(super) fn resting(port: &PortObject, slices: &[&SliceObject]) -> BTreeSet<SocketAddr> {
+    let at = |(slice, number)| {
+        let slice: &SliceObject = slice;
+        slice.resting.iter().map(move |address| SocketAddr::new(*address, number))
+    };
+    numbers(port, slices).flat_map(at).collect()
+}
+
+/// The slices that have a port, and its number there: a named targetPort may have another one on every Pod, each with slices of its own.
+fn numbers<'a>(port: &PortObject, slices: &[&'a SliceObject]) -> impl Iterator<Item = (&'a SliceObject, u16)> {
+    slices.iter().flat_map(move |slice| {
+        let ports = slice.ports.iter().filter(|(name, _, proto)| *name == port.name && *proto == port.protocol);
+        ports.map(|(_, number, _)| (*slice, *number))
+    })
 }
 
 type Found<'a> = (&'a SliceObject, &'a EndpointObject);

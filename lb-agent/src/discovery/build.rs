@@ -105,6 +105,7 @@ fn service_port(
         health_check: service.health_check.clone(),
         health_check_node_port: service.health_check_node_port,
         backends: backends.unwrap_or_default(),
+        resting: backends::resting(port, slices),
     };
     (id, port)
 }

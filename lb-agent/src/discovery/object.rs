@@ -147,6 +147,8 @@ pub struct SliceObject {
     pub ports: Vec<(String, u16, Protocol)>,
     /// Its endpoints that are ready or terminating.
     pub endpoints: Vec<EndpointObject>,
+    /// The addresses of the others: no backends, but not gone either.
+    pub resting: Vec<IpAddr>,
 }
 
 /// An endpoint of a slice. There are many of them: small strings without room to grow.

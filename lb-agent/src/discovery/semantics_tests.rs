@@ -385,6 +385,17 @@ fn conditions() {
 }
 
 #[test]
+fn an_endpoint_that_is_not_ready_is_no_backend_and_still_there() {
+    let endpoints = "{addresses: [10.9.0.1]}, {addresses: [10.9.0.2], conditions: {ready: false}}, \
+                     {addresses: [10.9.0.3], conditions: {ready: false, terminating: true}}";
+    let ports = "{name: '', port: 8080}, {name: other, port: 1}";
+    let (ports, problems) = built(&service(""), &[slice("web-1", ports, endpoints)]);
+    assert_eq!(problems, []);
+    let found: Vec<String> = ports[0].1.resting.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["10.9.0.2:8080"]);
+}
+
+#[test]
 fn slices_of_one_service_are_one() {
     let slices = [
         slice("web-1", HTTP, "{addresses: [10.0.0.1], nodeName: here}, {addresses: [10.9.0.1], nodeName: there}"),

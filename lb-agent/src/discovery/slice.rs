@@ -37,6 +37,7 @@ pub(super) fn check(context: &mut Context<'_>, slice: &EndpointSlice) -> Option<
             return None;
         }
     };
+    let (endpoints, resting) = checked_endpoints(context, slice, v6);
     let object = SliceObject {
         origin: context.origin(&[]),
         namespace,
@@ -44,16 +45,26 @@ pub(super) fn check(context: &mut Context<'_>, slice: &EndpointSlice) -> Option<
         service,
         weight: weight(context, slice),
         ports: slice.ports.iter().flatten().enumerate().filter_map(|(i, p)| checked_port(context, i, p)).collect(),
-        endpoints: checked_endpoints(context, slice, v6),
+        endpoints,
+        resting,
     };
     context.is_usable().then_some(object)
 }
 
-fn checked_endpoints(context: &mut Context<'_>, slice: &EndpointSlice, v6: bool) -> Vec<EndpointObject> {
-    let all = slice.endpoints.iter().flatten().enumerate();
-    let mut checked: Vec<_> = all.flat_map(|(index, endpoint)| endpoints(context, index, endpoint, v6)).collect();
+/// The endpoints that are ready or terminating, and the addresses of the others.
+fn checked_endpoints(context: &mut Context<'_>, slice: &EndpointSlice, v6: bool) -> (Vec<EndpointObject>, Vec<IpAddr>) {
+    let (mut checked, mut resting) = (Vec::new(), Vec::new());
+    for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+        let found = addresses(context, index, endpoint, v6);
+        if rests(endpoint) {
+            resting.extend(found);
+        } else {
+            checked.extend(endpoints(endpoint, found));
+        }
+    }
     checked.shrink_to_fit();
-    checked
+    resting.shrink_to_fit();
+    (checked, resting)
 }
 
 fn weight(context: &mut Context<'_>, slice: &EndpointSlice) -> Option<u16> {
@@ -70,16 +81,23 @@ fn checked_port(context: &mut Context<'_>, index: usize, p: &EndpointPort) -> Op
     Some((p.name.clone().unwrap_or_default(), number, protocol))
 }
 
-/// A backend for each address; none if the endpoint is neither ready nor terminating.
-fn endpoints(context: &mut Context<'_>, index: usize, endpoint: &Endpoint, v6: bool) -> Vec<EndpointObject> {
-    let found = addresses(context, index, endpoint, v6);
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let terminating = conditions.terminating.unwrap_or(false);
-    // A Service that publishes addresses that are not ready has endpoints that are ready and terminating: these are ready.
-    let ready = conditions.ready.unwrap_or(!terminating);
-    if !ready && !terminating {
-        return Vec::new();
-    }
+/// Whether an endpoint is ready, and whether it terminates. A Service that publishes addresses that are not ready has endpoints that do
+/// both: these are ready.
+fn condition(endpoint: &Endpoint) -> (bool, bool) {
+    let conditions = endpoint.conditions.as_ref();
+    let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+    (conditions.and_then(|conditions| conditions.ready).unwrap_or(!terminating), terminating)
+}
+
+/// Whether an endpoint is neither ready nor terminating.
+fn rests(endpoint: &Endpoint) -> bool {
+    condition(endpoint) == (false, false)
+}
+
+/// A backend for each address.
+fn endpoints(endpoint: &Endpoint, found: Vec<IpAddr>) -> Vec<EndpointObject> {
+    let (ready, _) = condition(endpoint);
+    let serving = endpoint.conditions.as_ref().and_then(|conditions| conditions.serving).unwrap_or(true);
     let text = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Box::from);
     let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     let backend = |address| EndpointObject {
@@ -87,7 +105,7 @@ fn endpoints(context: &mut Context<'_>, index: usize, endpoint: &Endpoint, v6: b
         node: endpoint.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
         pod: pod.and_then(|pod| text(&pod.name)),
         terminating: !ready,
-        serving: conditions.serving.unwrap_or(true),
+        serving,
         hints: hints(endpoint),
     };
     found.into_iter().map(backend).collect()

@@ -31,7 +31,7 @@ mod tests;
 pub use finish::{Swept, finish};
 pub use image::{Image, Run};
 pub use names::{service_id, service_name};
-pub use retire::{remove, retire, strays};
+pub use retire::{mark_gone, remove, retire, strays, unserved};
 
 /// What should be in the kernel of one service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

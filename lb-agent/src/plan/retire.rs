@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     Backend, BackendState, SocketKey, Vip,
+    backend::BACKEND_GONE,
     service::{VIP_LIVE, VIP_REMOVED},
 };
 
@@ -66,4 +67,25 @@ pub fn retire(image: &Image, runs: &BTreeSet<u32>, backends: &BTreeMap<u32, BTre
         }
     }
     writes
+}
+
+/// The removed backends at whose address nothing else is served.
+pub fn unserved(image: &Image) -> BTreeSet<u32> {
+    let removed = || image.removed_backends().iter().filter_map(|index| Some((*index, image.backends.get(index)?)));
+    let mut sharers: BTreeMap<u32, u32> = BTreeMap::new();
+    removed().for_each(|(_, backend)| *sharers.entry(backend.endpoint).or_default() += 1);
+    // An endpoint is a user of its id itself.
+    let alone = |backend: &Backend| image.endpoint_ids.users(backend.endpoint) <= sharers[&backend.endpoint] + 1;
+    removed().filter(|(_, backend)| alone(backend)).map(|(index, _)| index).collect()
+}
+
+/// The writes that mark removed backends gone: those of `nowhere` that are of `long` too, or were marked before.
+pub fn mark_gone(image: &Image, nowhere: &BTreeSet<u32>, long: &BTreeSet<u32>) -> Vec<Write> {
+    let removed = image.removed_backends().iter().filter_map(|index| Some((*index, image.backends.get(index)?)));
+    let marked = removed.filter_map(|(index, backend)| {
+        let gone = nowhere.contains(&index) && (backend.is_gone() || long.contains(&index));
+        let flags = if gone { backend.flags | BACKEND_GONE } else { backend.flags & !BACKEND_GONE };
+        (flags != backend.flags).then_some(Write::PutBackend(index, Backend { flags, ..*backend }))
+    });
+    marked.collect()
 }

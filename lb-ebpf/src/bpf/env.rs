@@ -66,6 +66,11 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn resets_orphans(&self) -> bool {
+        maps::reset_orphaned() != 0
+    }
+
+    #[inline(always)]
     fn now(&self) -> u32 {
         if maps::test_clock() != 0 {
             return CLOCK.get(0).copied().unwrap_or(0);

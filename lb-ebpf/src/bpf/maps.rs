@@ -92,6 +92,8 @@ constants! {
     checksum_v6_flag CHECKSUM_V6_FLAG: u64 = 0;
     /// 1: packets of clients that keep their address go through the stack.
     delivery_stack DELIVERY_STACK: u32 = 0;
+    /// 1: TCP packets of no flow, or to a backend that is gone, are answered with a reset.
+    reset_orphaned RESET_ORPHANED: u32 = 1;
     /// Where the kernel's `struct tcp_sock` has `bytes_acked`; 0: unknown.
     tcp_bytes_acked TCP_BYTES_ACKED: u32 = 0;
     /// The same of `bytes_received`.

@@ -39,6 +39,7 @@ pub(crate) fn measure(args: &Args, load: Load) -> Result<Vec<Measurement>> {
         flow_seed: 1,
         test_clock: false,
         delivery_stack: false,
+        reset_orphaned: true,
     };
     let own = Process::own();
     let started = Instant::now();

@@ -49,6 +49,8 @@ pub(crate) enum Step {
     Wait(u32),
     /// A backend's state changes.
     State(usize, BackendState),
+    /// A backend is removed, and nothing lists it any more.
+    Gone(usize),
     /// The selection tables are replaced: backends have these weights now.
     Weights(Vec<u16>),
     /// The traffic policy for clients outside becomes `Local`.
@@ -105,11 +107,15 @@ impl Case {
         self.send(at, packet.frame(), Expect::Answered(reason, Box::new(packet.answered(kind))));
     }
 
-    /// A packet that nobody serves: XDP leaves the answer to tc.
+    /// A packet that nobody serves.
     pub(crate) fn refuses(&mut self, via: Interface, packet: &Spec) {
+        self.refuses_for(via, packet, DropReason::NoBackend);
+    }
+
+    /// A packet that is answered as by nobody, for this reason: XDP leaves the answer to tc.
+    pub(crate) fn refuses_for(&mut self, via: Interface, packet: &Spec, reason: DropReason) {
         self.passes((Hook::Xdp, via), packet.frame());
-        let out = Box::new(packet.refused());
-        self.send((Hook::Ingress, via), packet.frame(), Expect::Answered(DropReason::NoBackend, out));
+        self.send((Hook::Ingress, via), packet.frame(), Expect::Answered(reason, Box::new(packet.refused())));
     }
 
     /// A frame that is answered by another.

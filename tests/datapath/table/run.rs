@@ -6,7 +6,7 @@ use lb_agent::{
     dataplane::{Counters, SweepReport, Write},
     signals::requests::{self, Noted},
 };
-use lb_common::{BackendState, DropReason, Traffic};
+use lb_common::{Backend, BackendState, DropReason, Traffic, backend::BACKEND_GONE};
 use lb_ebpf::{env::Hook, flow::Direction};
 
 use super::{
@@ -122,7 +122,8 @@ impl<S: Subject> Running<'_, S> {
         match step {
             Step::Send { hook, via, frame, expect } => self.send(*hook, *via, frame, expect),
             Step::Wait(seconds) => self.wait(*seconds),
-            Step::State(index, state) => self.state(*index, *state),
+            Step::State(index, state) => self.state(*index, *state, 0),
+            Step::Gone(index) => self.state(*index, BackendState::Removed, BACKEND_GONE),
             Step::Weights(weights) => {
                 for ((_, old), new) in self.case.world.backends.iter_mut().zip(weights) {
                     *old = *new;
@@ -163,8 +164,9 @@ impl<S: Subject> Running<'_, S> {
         equal(&format!("in flight, begun, answers begun of backend {index}"), &found, expected)
     }
 
-    fn state(&mut self, index: usize, state: BackendState) -> anyhow::Result<()> {
+    fn state(&mut self, index: usize, state: BackendState, flag: u8) -> anyhow::Result<()> {
         let backend = self.case.world.backend(index, self.base, state);
+        let backend = Backend { flags: backend.flags | flag, ..backend };
         self.subject.write(&Write::PutBackend(index as u32, backend))
     }
 
@@ -216,7 +218,8 @@ impl<S: Subject> Running<'_, S> {
         equal(&format!("the packet after {hook:?}"), &hex(&after), &hex(&expected_frame))?;
         equal("drops", &seen.drops, &now.drops)?;
         equal("packets and bytes", &seen.traffic, &now.traffic)?;
-        let refused = matches!(expect, Expect::Answered(DropReason::NoBackend, _));
+        use DropReason::{BackendGone, NoBackend, NoFlow};
+        let refused = matches!(expect, Expect::Answered(NoBackend | NoFlow | BackendGone, _));
         if refused || matches!(expect, Expect::Pass | Expect::Drop(_) | Expect::Reply(_)) {
             equal("flows", &seen.flows, &before.flows)?;
         }

@@ -139,7 +139,7 @@ fn makes_way(state: FlowState, backend: Option<&Backend>) -> bool {
         FlowState::Closing => true,
         FlowState::SynSent => is(BackendState::Removed) || is(BackendState::Unhealthy),
         FlowState::UdpOneWay | FlowState::UdpAnswered => is(BackendState::Removed),
-        _ => false,
+        _ => backend.is_some_and(Backend::is_gone),
     }
 }
 

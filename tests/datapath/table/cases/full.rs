@@ -109,7 +109,7 @@ fn all_established(world: World) -> Case {
     case.load(0, [8, 0, 9, 1, 0]);
     case.then(Step::Flows(8));
     let gone = tcp(ACK, clients[7], case.world.vip(0));
-    case.drops(CLIENTS, gone.frame(), DropReason::NoFlow);
+    case.refuses_for(Interface::Up0, &gone, DropReason::NoFlow);
     turned_away(&mut case, clients[9], DropReason::TableFull);
     case
 }

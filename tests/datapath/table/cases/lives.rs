@@ -148,6 +148,8 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.extend(
                 [Protocol::Tcp, Protocol::Udp].map(|protocol| removed(World::new(family, protocol, &[place, place]))),
             );
+            cases.push(gone(World::new(family, Protocol::Tcp, &[place, place])));
+            cases.push(gone_and_asked_again(World::new(family, Protocol::Tcp, &[place, place])));
             cases.push(unhealthy(World::new(family, Protocol::Tcp, &[place, place])));
             cases.push(udp_times(World::new(family, Protocol::Udp, &[place])));
             cases.push(tcp_times(World::new(family, Protocol::Tcp, &[place])));
@@ -179,7 +181,7 @@ pub(crate) fn travel(
     }
 }
 
-/// A flow's backend is removed: TCP keeps it once it is open, an unanswered SYN and UDP go elsewhere.
+/// A flow's backend is removed, but not gone: TCP keeps it once it is open, an unanswered SYN and UDP go elsewhere.
 fn removed(world: World) -> Case {
     let protocol = world.protocol;
     let place = world.backends[0].0;
@@ -202,6 +204,51 @@ fn removed(world: World) -> Case {
         case.then(Step::Sweep([0, 0, 1]));
         case.load(1, [0, 0, 1, 1, 0]);
     }
+    case
+}
+
+fn establish(case: &mut Case) {
+    travel(case, In, |a, b| tcp(SYN, a, b), 0);
+    travel(case, Out, |a, b| tcp(SYN | ACK, a, b), 0);
+    travel(case, In, |a, b| tcp(ACK, a, b), 0);
+    case.then(Step::Weights(vec![0, 100]));
+}
+
+/// A client whose backend is gone hears of it with its next packet, and may come again. If the backend is still there after all, it
+/// hears so too: its answers meet the client's resets.
+fn gone(world: World) -> Case {
+    let mut case = Case::new(format!("{:?} {:?}: the backend is gone", world.family, world.backends[0].0), world);
+    let (client, vip) = (case.world.client(), case.world.vip(0));
+    establish(&mut case);
+    case.then(Step::State(0, BackendState::Removed));
+    travel(&mut case, In, |a, b| tcp(ACK, a, b), 0);
+    case.load(0, [1, 0, 1, 0, 0]);
+    case.then(Step::Gone(0));
+    case.refuses_for(Interface::Up0, &tcp(ACK, client, vip).payload(10), DropReason::BackendGone);
+    case.load(0, [0, 0, 1, 1, 1]);
+    case.refuses_for(Interface::Up0, &tcp(FIN | ACK, client, vip), DropReason::BackendGone);
+    travel(&mut case, Out, |a, b| tcp(ACK, a, b), 0);
+    travel(&mut case, In, |a, b| tcp(RST, a, b), 0);
+    case.load(0, [0, 0, 1, 1, 1]);
+    case.then(Step::Flows(1));
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 1);
+    case.load(1, [0, 1, 0, 0, 0]);
+    case.then(Step::Flows(1));
+    case
+}
+
+/// A client that opens a new connection where it had one with a backend that is gone is sent to another.
+fn gone_and_asked_again(world: World) -> Case {
+    let place = world.backends[0].0;
+    let mut case =
+        Case::new(format!("{:?} {place:?}: the backend is gone, its client comes again", world.family), world);
+    establish(&mut case);
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 0);
+    case.then(Step::Gone(0));
+    travel(&mut case, In, |a, b| tcp(SYN, a, b), 1);
+    case.load(0, [0, 0, 1, 1, 0]);
+    case.load(1, [0, 1, 0, 0, 0]);
+    case.then(Step::Flows(1));
     case
 }
 
@@ -265,7 +312,7 @@ fn tcp_times(world: World) -> Case {
     case.then(Step::Sweep([0, 1, 0]));
     case.load(0, [0, 0, 1, 2, 0]);
     let late = tcp(ACK, case.world.client(), case.world.vip(0));
-    case.drops(CLIENTS, late.frame(), DropReason::NoFlow);
+    case.refuses_for(Interface::Up0, &late, DropReason::NoFlow);
     case
 }
 

@@ -8,7 +8,7 @@ use lb_ebpf::{
 
 use super::{CLIENTS, FAMILIES, PROTOCOLS, lives::travel};
 use crate::table::{
-    case::Case,
+    case::{Case, Step},
     net::{Family, Interface, Way},
     packet::{ACK, Body, FIN, Part, RST, SYN, Shape, Spec, packet, tcp, udp},
     world::{Place, World},
@@ -137,10 +137,10 @@ fn vlan(world: World) -> Case {
     let packet = opening(&world);
     let mut case = named("VLAN tags", world.clone());
     case.defers((Hook::Xdp, Interface::Up0), &packet.clone().shape(Shape::Vlan));
-    case.then(crate::table::case::Step::Flows(1));
+    case.then(Step::Flows(1));
     let out = packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
     case.inwards(CLIENTS, &packet, Way::Out(Interface::Up1), out, 0);
-    case.then(crate::table::case::Step::Flows(1));
+    case.then(Step::Flows(1));
     case.passes(CLIENTS, packet.shape(Shape::DoubleVlan).frame());
     case
 }
@@ -221,15 +221,24 @@ fn wrong_ip(world: World) -> Case {
     case
 }
 
-/// What opens no connection and belongs to none.
+/// What opens no connection and belongs to none is answered with a reset, unless it is one.
 fn no_flow(world: World) -> Case {
     let (client, vip) = (world.client(), world.vip(0));
     let mut case = named("belongs to no flow", world);
-    for flags in [ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, SYN | RST, 0] {
+    for flags in [RST, RST | ACK, SYN | RST] {
         for hook in HOOKS {
             case.drops((hook, Interface::Up0), tcp(flags, client, vip).frame(), DropReason::NoFlow);
         }
     }
+    for flags in [ACK, SYN | ACK, FIN | ACK, FIN, 0] {
+        for shape in [Shape::Plain, Shape::ManyOptions, Shape::Padded] {
+            for payload in [0, 1, 1000] {
+                let packet = tcp(flags, client, vip).shape(shape).payload(payload);
+                case.refuses_for(Interface::Up0, &packet, DropReason::NoFlow);
+            }
+        }
+    }
+    case.then(Step::Flows(0));
     case
 }
 
