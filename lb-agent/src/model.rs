@@ -142,6 +142,27 @@ pub enum Feedback {
     None,
     /// Active connections.
     Connections,
+    /// Requests in flight.
+    InFlight,
+    /// Time until an answer begins.
+    Latency,
+}
+
+impl Feedback {
+    /// The annotation's word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Connections => "connections",
+            Self::InFlight => "inflight",
+            Self::Latency => "latency",
+        }
+    }
+
+    /// Whether it is told by requests, which are measured for it then.
+    pub const fn reads_requests(self) -> bool {
+        matches!(self, Self::InFlight | Self::Latency)
+    }
 }
 
 /// How a backend's health is found out.

@@ -11,7 +11,7 @@ use lb_common::SocketKey;
 
 use crate::{
     balance::{
-        feedback::{ConnectionFeedback, Observation},
+        feedback::{Observation, WeightFeedback},
         weights::{self, Condition},
     },
     health::Target,
@@ -27,7 +27,7 @@ pub struct Conditions {
     /// Drained by hand.
     drains: BTreeSet<SocketKey>,
     /// The service ports whose weights feedback moves.
-    moved: BTreeMap<ServiceId, ConnectionFeedback>,
+    moved: BTreeMap<ServiceId, WeightFeedback>,
 }
 
 impl Conditions {
@@ -122,7 +122,7 @@ impl Conditions {
         for (at, born) in self.starting.get(id).into_iter().flatten() {
             conditions.entry(*at).or_default().age = Some(now.saturating_sub(*born));
         }
-        for (at, factor) in self.moved.get(id).map(ConnectionFeedback::factors).unwrap_or_default() {
+        for (at, factor) in self.moved.get(id).map(WeightFeedback::factors).unwrap_or_default() {
             conditions.entry(at).or_default().factor = factor;
         }
         conditions

@@ -316,6 +316,37 @@ fn feedback_moves_weights_in_the_maps() {
     assert_eq!(backends(&fake), [(1, BackendState::Ready, 100), (2, BackendState::Ready, 100)]);
 }
 
+#[test]
+fn feedback_reads_requests_where_it_is_told_by_them() {
+    for (feedback, slow) in [
+        (Feedback::InFlight, Measure::default()),
+        (Feedback::Latency, Measure { nanoseconds: 400_000_000, ..Measure::default() }),
+    ] {
+        let fake = Fake::new(CAPACITY);
+        let mut agent = core(&fake, model(ServicePort { feedback, measure: true, ..port(2) }));
+        let incarnations: Vec<_> =
+            fake.tables().unwrap().backends.values().map(|backend| backend.incarnation).collect();
+        for n in 1..60 {
+            let measure = |nanoseconds: u64| {
+                let mut measure = Measure { requests: 20 * n, nanoseconds: n * nanoseconds, ..Measure::default() };
+                measure.buckets[20] = 20 * n;
+                measure
+            };
+            // Forty in flight at the first one, ten at the second.
+            let requests = (0..50).map(|key| {
+                let backend = u32::from(key >= 40);
+                let incarnation = incarnations[backend as usize];
+                (key, Request { backend, incarnation, begun: 1, ..Request::default() })
+            });
+            let measures = [(0, measure(slow.nanoseconds + 10_000_000)), (1, measure(10_000_000))].into();
+            fake.state().noted = Noted { measures, requests: requests.collect(), ended: Vec::new() };
+            agent.tick(second(n)).unwrap();
+        }
+        let weights: Vec<u16> = backends(&fake).iter().map(|b| b.2).collect();
+        assert!(weights[0] < 60 && weights[1] > 140, "{feedback:?}: {weights:?}");
+    }
+}
+
 /// Response idle times of the backends, and whether the frontends are marked, for both directions.
 fn measuring(fake: &Fake) -> (Vec<u32>, bool, bool) {
     let tables = fake.tables().unwrap();

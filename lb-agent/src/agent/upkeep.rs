@@ -14,9 +14,9 @@ use super::{
     pass::BUDGET,
 };
 use crate::{
-    balance::feedback::Observation,
+    balance::feedback::{Has, Observation},
     dataplane::{self, Dataplane},
-    model::{ServiceId, ServicePort},
+    model::{Feedback, ServiceId, ServicePort},
     plan,
     signals::requests::{self, RequestLoad},
 };
@@ -124,14 +124,31 @@ impl<D: Dataplane> Core<D> {
 
     /// What feedback sees of a service port: its backends that take connections and have their whole weight.
     fn observations(&self, id: &ServiceId) -> BTreeMap<SocketAddr, Observation> {
-        let Some(service) = self.tables.services().get(id) else { return BTreeMap::new() };
+        let (Some(service), Some(port)) = (self.tables.services().get(id), self.model.services.get(id)) else {
+            return BTreeMap::new();
+        };
         let taking = self.tables.backends_of(*service).filter(|(_, b)| b.effective_weight > 0 && b.weight > 0);
-        let seen = taking.map(|(index, backend)| {
-            let load = self.counters().get(&index).copied().unwrap_or_default().load;
-            let seen = Observation { active: load.open(), connections: load.connections, weight: backend.weight };
-            (backend.key().socket(), seen)
+        let seen = taking.filter_map(|(index, backend)| {
+            let has = self.has(port.feedback, index)?;
+            Some((backend.key().socket(), Observation { has, weight: backend.weight }))
         });
         seen.filter(|(at, _)| self.conditions.has_started(id, at)).collect()
+    }
+
+    /// What a backend has of what feedback shares out; none where it is not measured yet.
+    fn has(&self, feedback: Feedback, index: u32) -> Option<Has> {
+        let requests = self.requests.get(&index);
+        match feedback {
+            Feedback::None | Feedback::Connections => {
+                let load = self.counters().get(&index).copied().unwrap_or_default().load;
+                Some(Has::Open { now: load.open(), ever: load.connections })
+            }
+            Feedback::InFlight => requests.map(|load| Has::Open { now: load.in_flight, ever: load.begun }),
+            Feedback::Latency => requests.map(|load| {
+                let answers = &load.answers;
+                Has::Answered { ever: answers.total(), nanoseconds: answers.nanoseconds() }
+            }),
+        }
     }
 
     fn sweep(&mut self, loads: &BTreeMap<u32, BackendLoad>, now: Duration) -> Result<(), dataplane::Error> {

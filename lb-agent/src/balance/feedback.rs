@@ -1,10 +1,13 @@
-//! Feedback `connections`: moves the shares of a service's backends until each carries as many connections as its weight deserves.
+//! Feedback: moves the shares of a service's backends until each carries what its weight deserves, of connections (`connections`) or of
+//! requests in flight (`inflight`), or until all begin to answer equally fast (`latency`).
 //!
 //! A slow server holds its connections longer; with equal shares it holds more of them. Every second a backend's *factor* goes a
-//! bounded step down if it holds more than its due and up if it holds less. Counts are smoothed, and what chance alone explains
+//! bounded step down if it has more than its due and up if it has less. What is seen is smoothed, and what chance alone explains
 //! moves nothing. Data that is too old moves every factor back to 1.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use crate::signals::requests::grown;
 
 /// Part of a new count in the smoothed one.
 const SMOOTHING: f64 = 0.2;
@@ -16,37 +19,77 @@ const LARGEST_STEP: f64 = 0.1;
 const DEAD_BAND: f64 = 0.15;
 /// How far a factor may go from 1, each way.
 const LARGEST_FACTOR: f64 = 16.0;
-/// Counts older than this say nothing.
+/// Data older than this says nothing.
 const STALE: Duration = Duration::from_secs(5);
+/// Of fewer answers lately there is no mean that says anything.
+const FEWEST_ANSWERS: f64 = 3.0;
+/// Three standard deviations of a mean over `n` answers are this part of it, by the root of `n`: times that are spread as exponential ones,
+/// and older answers that count less.
+const CHANCE: f64 = 2.2;
 
 /// What is seen of a backend that takes connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// Connections open now.
-    pub active: u64,
-    /// Connections ever.
-    pub connections: u64,
+    /// What it has.
+    pub has: Has,
     /// Its static weight, not 0.
     pub weight: u16,
 }
 
+/// What a backend has of what is to be shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Has {
+    /// Connections or requests.
+    Open {
+        /// Open now.
+        now: u64,
+        /// Begun, ever.
+        ever: u64,
+    },
+    /// Answers.
+    Answered {
+        /// Begun, ever.
+        ever: u64,
+        /// All times until they began, together.
+        nanoseconds: u64,
+    },
+}
+
+impl Has {
+    /// A counter that moves with everything that is new.
+    const fn ever(self) -> u64 {
+        match self {
+            Self::Open { ever, .. } | Self::Answered { ever, .. } => ever,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Track {
-    smoothed: f64,
-    connections: u64,
+    last: Has,
+    load: Load,
     factor: f64,
     /// It has left the dead band and is not back at its due yet.
     moving: bool,
 }
 
+/// What a backend has had lately.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Load {
+    /// So many open, smoothed.
+    Open(f64),
+    /// So many answers, and nanoseconds of all of them; older ones count less.
+    Answers { count: f64, nanoseconds: f64 },
+}
+
 /// The state of one service.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ConnectionFeedback {
+pub struct WeightFeedback {
     tracks: BTreeMap<SocketAddr, Track>,
     seen: Option<Duration>,
 }
 
-impl ConnectionFeedback {
+impl WeightFeedback {
     /// The factors: 1 is the static weight.
     pub fn factors(&self) -> BTreeMap<SocketAddr, f64> {
         self.tracks.iter().map(|(at, track)| (*at, track.factor)).collect()
@@ -60,42 +103,48 @@ impl ConnectionFeedback {
         let Some(seen) = seen else { return };
         self.seen = Some(now);
         let moved = self.observe(seen);
-        // Shares decide about new connections only: without any, open ones say nothing new.
+        // Shares decide about what is new only: without any, what is open says nothing new.
         if moved && seen.len() > 1 {
             self.adjust(seen);
         }
     }
 
-    /// Smooths the counts. Returns whether there were new connections.
+    /// Smooths what was seen. Returns whether there was anything new.
     fn observe(&mut self, seen: &BTreeMap<SocketAddr, Observation>) -> bool {
         let mut moved = false;
         self.tracks.retain(|at, _| seen.contains_key(at));
         for (at, now) in seen {
-            let fresh = Track { smoothed: now.active as f64, connections: now.connections, factor: 1.0, moving: false };
+            let fresh = Track { last: now.has, load: Load::first(now.has), factor: 1.0, moving: false };
             let track = self.tracks.entry(*at).or_insert(fresh);
-            moved |= now.connections != track.connections;
-            track.connections = now.connections;
-            track.smoothed += SMOOTHING * (now.active as f64 - track.smoothed);
+            moved |= now.has.ever() != track.last.ever();
+            track.load = track.load.and(track.last, now.has);
+            track.last = now.has;
         }
         moved
     }
 
     fn adjust(&mut self, seen: &BTreeMap<SocketAddr, Observation>) {
-        let total: f64 = self.tracks.values().map(|t| t.smoothed).sum();
+        let weight = |at: &SocketAddr| seen.get(at).map_or(0.0, |o| f64::from(o.weight));
         let weights: f64 = seen.values().map(|o| f64::from(o.weight)).sum();
+        let loads: Vec<_> = self.tracks.iter().filter_map(|(at, t)| Some((weight(at), t.load.amount()?))).collect();
+        let total: f64 = loads.iter().map(|(_, load)| load).sum();
+        let mean = total / loads.len().max(1) as f64;
         let mut anybody = false;
         for (at, track) in &mut self.tracks {
-            let due = total * seen.get(at).map_or(0.0, |o| f64::from(o.weight)) / weights;
-            track.moving = is_off(track.smoothed, due, track.moving);
+            let Some(amount) = track.load.amount() else { continue };
+            let due = match track.load {
+                Load::Open(_) => total * weight(at) / weights,
+                Load::Answers { .. } => mean,
+            };
+            track.moving = track.load.is_off(amount, due, track.moving);
             if track.moving {
-                track.factor *= step(track.smoothed, due).exp();
+                track.factor *= track.load.step(amount, due).exp();
                 anybody = true;
             }
         }
-        if !anybody {
-            return;
+        if anybody {
+            self.keep_mean(seen, weights);
         }
-        self.keep_mean(seen, weights);
     }
 
     /// Only relations matter: keeps the weighted mean of the factors at 1, so that they do not drift to a bound together.
@@ -108,16 +157,61 @@ impl ConnectionFeedback {
     }
 }
 
-/// Whether a backend that carries `load` is off its `due`. The dead band is at least what chance makes of a smoothed count (three of
-/// its standard deviations, if it is a Poisson one); who has left it moves until it is well inside, so that nobody sits at its edge.
-fn is_off(load: f64, due: f64, moving: bool) -> bool {
-    let band = (DEAD_BAND * due).max(due.sqrt()).max(0.75);
-    (load - due).abs() > if moving { band / 3.0 } else { band }
-}
+impl Load {
+    const fn first(has: Has) -> Self {
+        match has {
+            Has::Open { now, .. } => Self::Open(now as f64),
+            Has::Answered { .. } => Self::Answers { count: 0.0, nanoseconds: 0.0 },
+        }
+    }
 
-/// The logarithmic step that makes good a part of the error.
-fn step(load: f64, due: f64) -> f64 {
-    (GAIN * ((due + 1.0) / (load + 1.0)).ln()).clamp(-LARGEST_STEP, LARGEST_STEP)
+    /// With what has come since the last look; a counter that is less than before has started again from 0.
+    fn and(self, last: Has, now: Has) -> Self {
+        let (load, kept) = (Self::first(now), 1.0 - SMOOTHING);
+        match (self, now, last) {
+            (Self::Open(smoothed), Has::Open { now, .. }, _) => {
+                Self::Open(smoothed + SMOOTHING * (now as f64 - smoothed))
+            }
+            (
+                Self::Answers { count, nanoseconds },
+                Has::Answered { ever, nanoseconds: time },
+                Has::Answered { ever: before, nanoseconds: time_before },
+            ) => Self::Answers {
+                count: count * kept + grown(before, ever) as f64,
+                nanoseconds: nanoseconds * kept + grown(time_before, time) as f64,
+            },
+            // Something else is shared out now.
+            _ => load,
+        }
+    }
+
+    /// What is compared; none where there is too little of it.
+    fn amount(self) -> Option<f64> {
+        match self {
+            Self::Open(open) => Some(open),
+            Self::Answers { count, nanoseconds } => (count >= FEWEST_ANSWERS).then(|| nanoseconds / count),
+        }
+    }
+
+    /// Whether a backend that has this amount is off its `due`. The dead band is at least what chance makes of it (three standard
+    /// deviations; of a smoothed count, if it is a Poisson one); who has left it moves until it is well inside, so that nobody sits at
+    /// its edge.
+    fn is_off(self, amount: f64, due: f64, moving: bool) -> bool {
+        let band = match self {
+            Self::Open(_) => (DEAD_BAND * due).max(due.sqrt()).max(0.75),
+            Self::Answers { count, .. } => due * DEAD_BAND.max(CHANCE / count.sqrt()),
+        };
+        (amount - due).abs() > if moving { band / 3.0 } else { band }
+    }
+
+    /// The logarithmic step that makes good a part of the error.
+    fn step(self, amount: f64, due: f64) -> f64 {
+        let ratio = match self {
+            Self::Open(_) => (due + 1.0) / (amount + 1.0),
+            Self::Answers { .. } => due / amount.max(1.0),
+        };
+        (GAIN * ratio.ln()).clamp(-LARGEST_STEP, LARGEST_STEP)
+    }
 }
 
 #[cfg(test)]
@@ -129,14 +223,18 @@ mod tests {
     }
 
     /// Servers that each hold a connection for their own time, and random arrivals shared by weight x factor.
+    #[derive(Clone)]
     struct Simulation {
         hold: Vec<f64>,
         weights: Vec<u16>,
         open: Vec<Vec<f64>>,
         connections: Vec<u64>,
+        nanoseconds: Vec<u64>,
+        /// What is fed back is how long they hold, which grows with what each has open.
+        latency: bool,
         random: u64,
         now: f64,
-        feedback: ConnectionFeedback,
+        feedback: WeightFeedback,
     }
 
     impl Simulation {
@@ -147,9 +245,11 @@ mod tests {
                 weights: weights.to_vec(),
                 open: vec![Vec::new(); n],
                 connections: vec![0; n],
+                nanoseconds: vec![0; n],
+                latency: false,
                 random: 7,
                 now: 0.0,
-                feedback: ConnectionFeedback::default(),
+                feedback: WeightFeedback::default(),
             }
         }
 
@@ -181,7 +281,11 @@ mod tests {
                         draw < 0.0
                     })
                     .unwrap_or(0);
-                let hold = -(1.0 - self.uniform()).ln() * self.hold[chosen];
+                self.open[chosen].retain(|until| *until > self.now);
+                // A server that works at all requests at once is the slower the more it has.
+                let crowd = if self.latency { 1.0 + self.open[chosen].len() as f64 } else { 1.0 };
+                let hold = -(1.0 - self.uniform()).ln() * self.hold[chosen] * crowd;
+                self.nanoseconds[chosen] += (hold * 1e9) as u64;
                 self.open[chosen].push(self.now + hold);
                 self.connections[chosen] += 1;
             }
@@ -194,9 +298,11 @@ mod tests {
         }
 
         fn observations(&self, active: &[u64]) -> BTreeMap<SocketAddr, Observation> {
-            let of =
-                |n: usize| Observation { active: active[n], connections: self.connections[n], weight: self.weights[n] };
-            (0..active.len()).map(|n| (at(n), of(n))).collect()
+            let has = |n: usize| match self.latency {
+                false => Has::Open { now: active[n], ever: self.connections[n] },
+                true => Has::Answered { ever: self.connections[n], nanoseconds: self.nanoseconds[n] },
+            };
+            (0..active.len()).map(|n| (at(n), Observation { has: has(n), weight: self.weights[n] })).collect()
         }
     }
 
@@ -264,12 +370,51 @@ mod tests {
 
     #[test]
     fn without_new_connections_nothing_moves() {
-        let mut feedback = ConnectionFeedback::default();
-        let seen = |active, connections| Observation { active, connections, weight: 100 };
+        let mut feedback = WeightFeedback::default();
+        let seen = |now, ever| Observation { has: Has::Open { now, ever }, weight: 100 };
         let seen: BTreeMap<_, _> = [(at(0), seen(1000, 1000)), (at(1), seen(0, 0))].into();
         for second in 0..30 {
             feedback.step(Duration::from_secs(second), Some(&seen));
         }
         assert!(feedback.factors().values().all(|f| *f == 1.0));
+    }
+
+    #[test]
+    fn servers_answer_equally_fast_in_the_end() {
+        let mut simulation = Simulation { latency: true, ..Simulation::new(&[0.002, 0.002, 0.002, 0.006], &[100; 4]) };
+        let mean = |simulation: &Simulation, n: usize, before: &Simulation| {
+            (simulation.nanoseconds[n] - before.nanoseconds[n]) as f64
+                / (simulation.connections[n] - before.connections[n]) as f64
+        };
+        let slowness = |from: &Simulation, to: &Simulation| mean(to, 3, from) / mean(to, 0, from);
+        let start = simulation.clone();
+        (0..5).for_each(|_| drop(simulation.second(500.0)));
+        let first = slowness(&start, &simulation);
+        (0..120).for_each(|_| drop(simulation.second(500.0)));
+        let learned = simulation.clone();
+        (0..60).for_each(|_| drop(simulation.second(500.0)));
+        let last = slowness(&learned, &simulation);
+        assert!(first > 4.0 && last < first / 1.5, "{first} times as slow before, {last} after");
+        assert!(simulation.shares()[3] < 0.15, "{:?}", simulation.shares());
+    }
+
+    #[test]
+    fn a_server_that_is_slow_whatever_it_has_ends_at_the_bound_and_a_few_answers_move_nothing() {
+        let mut feedback = WeightFeedback::default();
+        let seen = |second: u64, each: u64| -> BTreeMap<_, _> {
+            let has = |time: u64| Has::Answered { ever: second * each, nanoseconds: second * each * time };
+            [(at(0), has(1_000_000)), (at(1), has(9_000_000))]
+                .map(|(at, has)| (at, Observation { has, weight: 1 }))
+                .into()
+        };
+        (0..300).for_each(|second| feedback.step(Duration::from_secs(second), Some(&seen(second, 20))));
+        let factors = feedback.factors();
+        assert!(factors[&at(1)] < 0.13 && factors[&at(0)] > 1.8, "{factors:?}");
+        let mut seldom = WeightFeedback::default();
+        for second in 0..300 {
+            // One answer in ten seconds.
+            seldom.step(Duration::from_secs(second), Some(&seen(second / 10, 1)));
+        }
+        assert!(seldom.factors().values().all(|factor| *factor == 1.0));
     }
 }

@@ -76,8 +76,9 @@ pub fn feedback(value: &str) -> Result<Feedback, Invalid> {
     match value {
         "none" => Ok(Feedback::None),
         "connections" => Ok(Feedback::Connections),
-        "inflight" | "latency" => invalid("this feedback is not built yet", "use none or connections"),
-        _ => invalid("no such feedback", "use none or connections"),
+        "inflight" => Ok(Feedback::InFlight),
+        "latency" => Ok(Feedback::Latency),
+        _ => invalid("no such feedback", "use none, connections, inflight or latency"),
     }
 }
 
@@ -176,7 +177,8 @@ mod tests {
         assert_eq!(algorithm("least-connections"), Ok(Algorithm::LeastConnections));
         assert!(algorithm("fastest").unwrap_err().remedy.contains("maglev"));
         assert_eq!(feedback("connections"), Ok(Feedback::Connections));
-        assert!(feedback("psychic").is_err() && feedback("latency").is_err());
+        assert_eq!([feedback("inflight"), feedback("latency")], [Ok(Feedback::InFlight), Ok(Feedback::Latency)]);
+        assert!(feedback("psychic").is_err());
         assert_eq!(measure("requests"), Ok(true));
         assert!(measure("everything").unwrap_err().remedy.contains("use requests"));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));

@@ -71,7 +71,7 @@ fn every_mistake_names_line_field_value_and_remedy() {
             6,
             "metadata.annotations.weir.dev/feedback",
             "psychic",
-            "none or connections",
+            "none, connections, inflight or latency",
         ),
         (service("a: 5", good), 6, "metadata.annotations.a", "5", "quotes"),
         (service("a: b", "clusterIP: 10.96.0.300"), 8, "spec.clusterIP", "10.96.0.300", "one IPv4 or IPv6 address"),

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Algorithm, SocketKey};
+use lb_common::{Algorithm, Protocol, SocketKey};
 
 pub use super::owners::Holders;
 use super::{
@@ -69,6 +69,7 @@ pub fn service(
         }
     }
     problems.extend(idle_feedback(service, ports.first().map(|(_, port)| port)));
+    problems.extend(feedback_without_requests(service, &ports));
     (ports, problems)
 }
 
@@ -223,9 +224,23 @@ fn idle_feedback(service: &ServiceObject, port: Option<&ServicePort>) -> Option<
         origin: service.origin.clone(),
         object: object_of(service),
         field: "metadata.annotations.weir.dev/feedback".into(),
-        value: "connections".into(),
+        value: port.feedback.name().into(),
         cause: format!("feedback does not move the weights of {}", port.algorithm.name()),
         remedy: "set weir.dev/algorithm to random or weighted-round-robin, or remove the annotation".into(),
+    })
+}
+
+/// A Service whose ports are all of UDP has no requests that could be measured.
+fn feedback_without_requests(service: &ServiceObject, ports: &[(ServiceId, ServicePort)]) -> Option<Problem> {
+    let asks = service.feedback.reads_requests() && !ports.is_empty();
+    let has_requests = ports.iter().any(|(id, _)| id.protocol == Protocol::Tcp);
+    (asks && !has_requests).then(|| Problem {
+        origin: service.origin.clone(),
+        object: object_of(service),
+        field: "metadata.annotations.weir.dev/feedback".into(),
+        value: service.feedback.name().into(),
+        cause: "requests are measured over TCP only, and the Service has no such port".into(),
+        remedy: "use connections, or remove the annotation".into(),
     })
 }
 

@@ -73,7 +73,7 @@ pub struct ServiceObject {
     pub maglev_size: Option<u32>,
     /// `weir.dev/feedback`.
     pub feedback: Feedback,
-    /// `weir.dev/measure: requests`.
+    /// `weir.dev/measure: requests`, or feedback by them.
     pub measure: bool,
     /// `weir.dev/response-idle`.
     pub response_idle: Option<Duration>,

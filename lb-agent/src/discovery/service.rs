@@ -26,6 +26,7 @@ pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<Serv
     let annotations = &service.metadata.annotations.clone().unwrap_or_default();
     let (namespace, name) = context.identity();
     let families = families(context, spec);
+    let feedback = context.annotation(annotations, a::FEEDBACK, a::feedback).unwrap_or_default();
     let object = ServiceObject {
         origin: context.origin(&[]),
         namespace,
@@ -41,8 +42,9 @@ pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<Serv
         algorithm: context.annotation(annotations, a::ALGORITHM, a::algorithm),
         affinity: affinity(context, spec),
         maglev_size: context.annotation(annotations, a::MAGLEV_SIZE, a::maglev_size),
-        feedback: context.annotation(annotations, a::FEEDBACK, a::feedback).unwrap_or_default(),
-        measure: context.annotation(annotations, a::MEASURE, a::measure).unwrap_or_default(),
+        feedback,
+        measure: context.annotation(annotations, a::MEASURE, a::measure).unwrap_or_default()
+            || feedback.reads_requests(),
         response_idle: context.annotation(annotations, a::RESPONSE_IDLE, a::duration),
         slow_start: context.annotation(annotations, a::SLOW_START, a::duration),
         health_check: health_check(context, annotations),

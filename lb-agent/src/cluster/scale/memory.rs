@@ -89,6 +89,11 @@ impl Record {
         (self.kept, self.next) = (Some(memory), now + EVERY);
     }
 
+    /// It is as it was: nothing new is looked for at once, because it takes a while to put together.
+    pub fn unchanged(&mut self, now: Duration) {
+        self.next = now + AGAIN;
+    }
+
     /// An attempt has failed.
     pub fn failed(&mut self, now: Duration) {
         self.next = now + AGAIN;

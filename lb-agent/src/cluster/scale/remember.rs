@@ -42,14 +42,21 @@ pub async fn recall(entries: &mut Entries, client: &Client, now: Duration) {
 
 /// Writes what forecasts remember, of some at a time: it takes a while to put together.
 pub async fn remember(entries: &mut Entries, client: &Client, now: Duration) {
-    let writes = due(entries, Due::Write, now).filter_map(|(key, entry)| {
-        let memory = entry.memory().filter(|memory| entry.record.is_news(memory))?;
-        Some(async move {
-            let written = patiently(memory::write(client, &entry.object, &memory)).await;
-            (key.clone(), memory, written)
-        })
-    });
-    for (key, memory, written) in all(writes.take(AT_ONCE).collect()).await {
+    let due: Vec<_> = due(entries, Due::Write, now).map(|(key, _)| key.clone()).take(AT_ONCE).collect();
+    let mut writes = Vec::new();
+    for key in due {
+        let Some(entry) = entries.get_mut(&key) else { continue };
+        let Some(memory) = entry.memory().filter(|memory| entry.record.is_news(memory)) else {
+            entry.record.unchanged(now);
+            continue;
+        };
+        let object = entry.object.clone();
+        writes.push(async move {
+            let written = patiently(memory::write(client, &object, &memory)).await;
+            (key, memory, written)
+        });
+    }
+    for (key, memory, written) in all(writes).await {
         let Some(entry) = entries.get_mut(&key) else { continue };
         match written {
             Ok(()) => entry.record.written(memory, now),
