@@ -127,7 +127,7 @@ enum Socket {
 }
 
 /// An answer's body, and whether the server keeps the connection.
-fn read_answer(reader: &mut BufReader<TcpStream>) -> Result<(String, bool)> {
+pub(crate) fn read_answer(reader: &mut BufReader<TcpStream>) -> Result<(String, bool)> {
     let (mut line, mut length, mut stays, mut first) = (String::new(), 0, true, true);
     loop {
         line.clear();

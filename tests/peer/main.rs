@@ -1,6 +1,7 @@
 //! The program in the test cluster's pods: a server that says who it is and whom it sees, and a client that counts who answers.
 
 mod ask;
+mod replay;
 
 use std::{net::IpAddr, thread, time::Duration};
 
@@ -16,6 +17,8 @@ enum Command {
     Serve(Serve),
     /// Ask, and print as JSON who answered and what failed
     Ask(ask::Ask),
+    /// Follow arrivals from standard input, and print as JSON what came of each
+    Replay(replay::Replay),
 }
 
 #[derive(clap::Args)]
@@ -29,6 +32,9 @@ struct Serve {
     /// The addresses on which it listens: where a host has several, an answer to a datagram must come from the one that was asked
     #[arg(long, value_delimiter = ',', default_value = "::")]
     address: Vec<IpAddr>,
+    /// How long it takes before it listens, in seconds
+    #[arg(long, default_value_t = 0)]
+    startup: u64,
     /// How long it goes on serving after SIGTERM, in seconds: until no client is sent here any more
     #[arg(long, default_value_t = 3)]
     grace: u64,
@@ -41,6 +47,10 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&ask.run()?)?);
             Ok(())
         }
+        Command::Replay(replay) => {
+            println!("{}", serde_json::to_string(&replay.run()?)?);
+            Ok(())
+        }
     }
 }
 
@@ -49,6 +59,7 @@ impl Serve {
         // Before the first thread, so that all of them leave the signal to this one.
         let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
         ends.thread_block()?;
+        thread::sleep(Duration::from_secs(self.startup));
         let server = Server::here(&self.name, &self.address, self.port)?;
         ends.wait()?;
         server.drain();

@@ -2,12 +2,13 @@
 //!
 //! TCP: the first line says what is wanted: `GET / HTTP/1.1` and headers (answered with the server's name; kept open unless the
 //! client says `Connection: close`), `GET /source` (name, space and the client's address as the server sees it), `GET /metrics`
-//! (how many connections are open, as Prometheus reads it), `echo` (then
+//! (how many connections are open, as Prometheus reads it), `GET /work/N` (name, after N microseconds of CPU time), `echo` (then
 //! everything comes back), `put` (then bytes to the end; answered with their count and checksum), `get N` (N bytes, then the end) or
 //! `tokens N MS` (N tokens, one every MS milliseconds, and then the next request).
 //! UDP: `get N` is answered with N bytes, `source` as over TCP, all else with the name, a space and itself.
 
 use std::{
+    hint,
     io::{self, BufRead, BufReader, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
@@ -20,7 +21,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::{
+    sys::socket::{Shutdown, shutdown},
+    time::ClockId,
+};
 
 use crate::{namespace::Namespace, transfer};
 
@@ -82,6 +86,18 @@ impl Server {
 }
 
 impl Shared {
+    /// What a path is answered with.
+    fn body(&self, path: &str, peer: SocketAddr) -> io::Result<String> {
+        if let Some(work) = path.strip_prefix("/work/") {
+            burn(Duration::from_micros(work.parse().unwrap_or(0)))?;
+        }
+        Ok(match path {
+            "/source" => self.source(peer),
+            "/metrics" => self.metrics(),
+            _ => self.name.clone(),
+        })
+    }
+
     /// The name and a client's address, without the form that IPv4 has on a socket of both families.
     fn source(&self, peer: SocketAddr) -> String {
         format!("{} {}", self.name, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
@@ -136,11 +152,7 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()>
     while reader.read_line(&mut line)? > 0 {
         match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
             ("GET", rest) => {
-                let body = match rest.split(' ').next() {
-                    Some("/source") => shared.source(peer),
-                    Some("/metrics") => shared.metrics(),
-                    _ => shared.name.clone(),
-                };
+                let body = shared.body(rest.split(' ').next().unwrap_or_default(), peer)?;
                 if !answer_request(&mut reader, &mut writer, &body, shared)? {
                     return Ok(());
                 }
@@ -164,6 +176,16 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()>
             _ => return writeln!(writer, "unknown request"),
         }
         line.clear();
+    }
+    Ok(())
+}
+
+/// Uses so much CPU time of this thread.
+fn burn(time: Duration) -> io::Result<()> {
+    let used = || ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from);
+    let end = used()? + time;
+    while used()? < end {
+        (0..1000).for_each(|_| hint::spin_loop());
     }
     Ok(())
 }

@@ -7,8 +7,10 @@ mod cluster;
 mod compiler;
 mod demo;
 mod deploy;
+mod evaluate;
 mod image;
 mod lint;
+mod plot;
 mod privilege;
 mod setup;
 mod shell;
@@ -41,6 +43,8 @@ enum Task {
     Demo(demo::Args),
     /// Measure; needs root
     Bench(bench::Args),
+    /// Compare what users get from Weir and from kube-proxy and the HPA, under one real load in a real cluster; needs root
+    Evaluate(evaluate::Args),
     /// Start and stop a real Kubernetes cluster on this machine; needs root
     Cluster(cluster::Args),
     /// Run the tests: of one layer, or all
@@ -69,6 +73,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Image(args) => image::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Evaluate(args) => evaluate::run(&args),
         Task::Cluster(args) => cluster::run(args),
         Task::Test(args) => test::run(&args),
         Task::Deploy(args) => deploy::run(&args),

@@ -19,10 +19,8 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use lb_agent::discovery::kube::connect;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
-use weir_tests::cluster::Cluster;
 
 use crate::load::{self, Load};
 
@@ -32,20 +30,6 @@ const PARALLEL: usize = 64;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Addresses that endpoints are changed to; each is used once.
 const CHANGED: u32 = 0x0c00_0000;
-
-/// Does something with the API server, from where it is.
-pub(crate) fn talk<T: Send, F>(cluster: &Cluster, work: impl FnOnce(Client) -> F + Send) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let kubeconfig = cluster.name().kubeconfig();
-    cluster.fabric().enter(|| {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-            let config = connect::configuration(Some(&kubeconfig)).await?;
-            work(Client::try_from(config)?).await
-        })
-    })?
-}
 
 /// Makes all objects.
 pub(crate) async fn make(client: Client, load: Load) -> Result<()> {

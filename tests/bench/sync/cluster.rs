@@ -19,6 +19,7 @@ use crate::{
     load::Load,
     report::{Measurement, millis},
     subject::{Kind, Subject},
+    talk::talk,
 };
 
 /// The cluster's name.
@@ -45,7 +46,7 @@ impl Stage {
         let config = Config { name, nodes: 1, proxy: Proxy::None };
         let cluster = Cluster::up(&config, &Programs::find()?, &cluster::print_progress());
         let stage = Self { cluster: cluster.inspect_err(|_| remove(&config.name))?, keep };
-        api::talk(&stage.cluster, |client| api::make(client, load))?;
+        talk(&stage.cluster, |client| api::make(client, load))?;
         fs::write(made, format!("{load:?}"))?;
         Ok(stage)
     }
@@ -132,7 +133,7 @@ fn changes(args: &Args, load: Load, cluster: &Cluster, subject: &Subject<'_>, ki
     };
     let before = look()?;
     let busy = subject.process()?.cpu_time()?;
-    let asked = api::talk(cluster, |client| api::change(client, load, args.changes, args.rate))?;
+    let asked = talk(cluster, |client| api::change(client, load, args.changes, args.rate))?;
     thread::sleep(REST);
     let busy = subject.process()?.cpu_time()?.saturating_sub(busy);
     let (own, whole) = look()?;

@@ -7,16 +7,17 @@ mod api;
 mod cluster;
 mod histogram;
 mod load;
-mod machine;
 mod model;
-mod process;
 mod report;
 mod subject;
+#[path = "../talk.rs"]
+mod talk;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use load::Load;
+use weir_tests::machine;
 
 /// Measures the control plane.
 #[derive(Parser)]

@@ -15,12 +15,11 @@ use lb_agent::{
         pins::maps,
     },
 };
-use weir_tests::{namespace, pins::PinFolder, requirements};
+use weir_tests::{namespace, pins::PinFolder, requirements, usage::Process};
 
 use crate::{
     Args,
     load::Load,
-    process::Process,
     report::{Measurement, millis},
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::machine::Machine;
+use weir_tests::machine::Machine;
 
 /// What was measured, on what.
 #[derive(Serialize)]

@@ -10,9 +10,10 @@ use weir_tests::{
     agent::{self, http_get},
     cluster::{Cluster, Node, Proxy},
     process::{Running, text},
+    usage::Process,
 };
 
-use crate::{load::Load, process::Process};
+use crate::load::Load;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

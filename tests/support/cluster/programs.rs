@@ -23,6 +23,9 @@ pub const INSTALLED: &[(&str, &[&str], &str)] = &[
     ("helm.sh/helm/v3", &["cmd/helm"], "v3.19.2"),
 ];
 
+/// The same of what only some tasks need: no cluster waits for it.
+pub const ADDITIONAL: &[(&str, &[&str], &str)] = &[("sigs.k8s.io/metrics-server", &["cmd/metrics-server"], "v0.9.0")];
+
 /// The names under which our own Go program is called.
 pub const KUBERNETES_PROGRAMS: &[&str] =
     &["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];

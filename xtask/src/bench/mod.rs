@@ -88,7 +88,7 @@ fn datapath(rounds: u32) -> Result<String> {
 }
 
 /// Runs a measuring program; returns what it prints.
-fn as_root(shell: &Shell, bench: Cmd<'_>) -> Result<String> {
+pub(crate) fn as_root(shell: &Shell, bench: Cmd<'_>) -> Result<String> {
     let runner = privilege::runner(shell)?;
     privilege::announce("the benchmark loads BPF programs and makes network namespaces");
     let bench = runner.into_iter().fold(bench, |bench, (variable, sudo)| bench.env(variable, sudo));

@@ -10,7 +10,9 @@ use std::{
 
 use super::go;
 use anyhow::{Context as _, Result, bail};
-use weir_tests::cluster::programs::{INSTALLED, KUBERNETES, KUBERNETES_PROGRAMS, MODULE, Programs, missing};
+use weir_tests::cluster::programs::{
+    ADDITIONAL, INSTALLED, KUBERNETES, KUBERNETES_PROGRAMS, MODULE, Programs, missing,
+};
 
 use crate::setup::{self, Purpose};
 
@@ -42,14 +44,17 @@ pub(crate) fn programs() -> Result<Programs> {
 
 /// The path of one program that `go install` makes, built now if it is missing: for tasks that need no cluster.
 pub(crate) fn installed(program: &str) -> Result<PathBuf> {
+    let makes = |(module, packages, _): &&(&str, &[&str], &str)| packages.iter().any(|p| name(module, p) == program);
     let folder = Programs::expected_folder()?;
+    let found = match ADDITIONAL.iter().find(makes) {
+        // The folder's name does not change with these versions.
+        Some(additional) => Some((folder.join(format!("{program}-{}", additional.2)), additional)),
+        None => INSTALLED.iter().find(makes).map(|installed| (folder, installed)),
+    };
+    let (folder, (module, packages, version)) = found.with_context(|| format!("no module makes {program}"))?;
     let path = folder.join(program);
     if !path.is_file() {
         setup::ensure(Purpose::Kubernetes)?;
-        let made_by =
-            |(module, packages, _): &&(&str, &[&str], &str)| packages.iter().any(|p| name(module, p) == program);
-        let (module, packages, version) =
-            INSTALLED.iter().find(made_by).with_context(|| format!("no module makes {program}"))?;
         install(&folder, module, packages, version)?;
     }
     Ok(path)

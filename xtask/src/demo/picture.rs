@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::{
     coord::{Shift, types::RangedCoordf64},
     prelude::*,
-    style::{FontStyle, register_font},
 };
 
 use super::{
     report::{Record, by_second},
     stage::{SERVERS_MAX, SLOW},
 };
+use crate::plot::{INK, PALE, use_own_font};
 
 const SIZE: (u32, u32) = (1200, 1060);
-const INK: RGBColor = RGBColor(40, 44, 52);
-const PALE: RGBColor = RGBColor(120, 126, 138);
 const COLORS: [RGBColor; SERVERS_MAX] = [
     RGBColor(214, 39, 40),
     RGBColor(31, 119, 180),
@@ -30,8 +28,7 @@ type Chart<'a, 'b, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, Ranged
 
 /// Draws `timeline.svg` and `timeline.png` into a folder and returns their paths.
 pub(crate) fn draw(record: &Record, folder: &Path) -> Result<[PathBuf; 2]> {
-    register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
-        .map_err(|_| anyhow!("the built-in font cannot be read"))?;
+    use_own_font()?;
     let paths = ["timeline.svg", "timeline.png"].map(|name| folder.join(name));
     draw_on(record, &SVGBackend::new(&paths[0], SIZE).into_drawing_area())?;
     draw_on(record, &BitMapBackend::new(&paths[1], SIZE).into_drawing_area())?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// A machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Machine {
+pub struct Machine {
     cpu: String,
     cpus: usize,
     memory_mib: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Machine {
 }
 
 /// This one.
-pub(crate) fn describe() -> Result<Machine> {
+pub fn describe() -> Result<Machine> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| path.to_owned());
     let (cpus, memory, load) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?, read("/proc/loadavg")?);
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

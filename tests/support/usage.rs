@@ -6,16 +6,16 @@ use anyhow::{Context as _, Result};
 
 /// A process by its id.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Process(pub(crate) u32);
+pub struct Process(pub u32);
 
 impl Process {
     /// This one.
-    pub(crate) fn own() -> Self {
+    pub fn own() -> Self {
         Self(std::process::id())
     }
 
     /// Anonymous memory in MiB.
-    pub(crate) fn rss_anon_mib(self) -> Result<f64> {
+    pub fn rss_anon_mib(self) -> Result<f64> {
         let path = format!("/proc/{}/status", self.0);
         let status = fs::read_to_string(&path).with_context(|| path.clone())?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
@@ -25,7 +25,7 @@ impl Process {
     }
 
     /// CPU time, in the kernel's name too, to a hundredth of a second.
-    pub(crate) fn cpu_time(self) -> Result<Duration> {
+    pub fn cpu_time(self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.0);
         let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
         // The name may have spaces; fields 14 and 15 are user and system time.
@@ -35,7 +35,7 @@ impl Process {
     }
 
     /// Of one CPU, in percent, over this time.
-    pub(crate) fn busy_percent(self, time: Duration) -> Result<f64> {
+    pub fn busy_percent(self, time: Duration) -> Result<f64> {
         let before = self.cpu_time()?;
         std::thread::sleep(time);
         Ok((self.cpu_time()? - before).as_secs_f64() / time.as_secs_f64() * 100.0)
