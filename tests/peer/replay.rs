@@ -54,7 +54,8 @@ impl Replay {
         let path = format!("/work/{}", arrival.work);
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.target);
         stream.write_all(request.as_bytes()).context("send the request")?;
-        let (name, _) = read_answer(&mut BufReader::new(stream))?;
+        let (name, _) = read_answer(&mut BufReader::new(stream))
+            .with_context(|| format!("no whole answer from {target} within {} ms", self.timeout))?;
         Ok(name)
     }
 }

@@ -40,7 +40,7 @@ struct Args {
     #[arg(long, default_value_t = 600.0)]
     seconds: f64,
     /// CPUs that all requests together need, on average
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.45)]
     cpus: f64,
     /// How often each way has its turn
     #[arg(long, default_value_t = 2)]

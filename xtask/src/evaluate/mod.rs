@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The trace that the clients follow; without it Azure's of code completion, which comes in bursts
+    /// The trace that the clients follow; without it Azure's of conversations
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Where in the trace they begin, in seconds
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
     minutes: f64,
     /// CPUs that all requests together need, on average; at most 5 pods of a fifth of a CPU answer them
-    #[arg(long, value_name = "CPUS", default_value_t = 0.3)]
+    #[arg(long, value_name = "CPUS", default_value_t = 0.45)]
     cpus: f64,
     /// How often each way has its turn; the ways take turns
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
@@ -132,7 +132,7 @@ fn measure(args: &Args) -> Result<String> {
     let shell = shell::in_root()?;
     let weir = build::weir(true)?;
     let (folder, metrics_server) = (cluster::programs()?, cluster::installed("metrics-server")?);
-    let own = "tests/traces/AzureLLMInferenceTrace_code.csv.gz";
+    let own = "tests/traces/AzureLLMInferenceTrace_conv.csv.gz";
     let trace = match &args.trace {
         Some(trace) => trace.canonicalize().with_context(|| trace.display().to_string())?,
         None => workspace::root().join(own),

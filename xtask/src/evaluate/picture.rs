@@ -95,7 +95,7 @@ where
         .margin_right(24)
         .x_label_area_size(24)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..report.seconds, -2.0..1.6)?;
+        .build_cartesian_2d(0.0..report.seconds, -1.0..1.6)?;
     mesh(&mut chart, &|value| format!("{:.2}", 10f64.powf(*value)))?;
     for (index, (name, turns)) in ways.iter().enumerate() {
         let color = COLORS[index % COLORS.len()];
