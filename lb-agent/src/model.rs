@@ -103,6 +103,13 @@ pub struct FrontendSpec {
     pub ranges: Option<BTreeSet<IpNet>>,
 }
 
+impl FrontendSpec {
+    /// Whether it is there only to refuse.
+    pub fn is_nowhere(&self) -> bool {
+        (self.inside, self.outside) == (Reach::Nowhere, Reach::Nowhere)
+    }
+}
+
 /// How far a connection may go for its backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {

@@ -52,6 +52,10 @@ pub mod map {
     pub const REQUESTS: &str = "requests";
     /// Hash: index of a backend that is measured to [`crate::request::Measure`].
     pub const MEASURES: &str = "measures";
+    /// Array of `u64`: when who asks for each service in vain was last told of, in nanoseconds of the monotonic clock; 0: never.
+    pub const KNOCKS: &str = "knocks";
+    /// Ring buffer of `u32`: services that somebody has asked for in vain and that this wakes; what does not fit is lost.
+    pub const WAKES: &str = "wakes";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
@@ -59,7 +63,7 @@ pub mod map {
     pub const PINNED: &[&str] = &[
         FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS,
         SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, REQUESTS,
-        MEASURES, CLOCK,
+        MEASURES, KNOCKS, WAKES, CLOCK,
     ];
 }
 

@@ -82,6 +82,9 @@ pub const FRONTEND_DROP_OUTSIDE: u8 = 8;
 /// Frontend flag: requests of its connections are measured.
 pub const FRONTEND_MEASURED: u8 = 16;
 
+/// Frontend flag: who finds no backend wakes the service, and asks again: dropped, not refused.
+pub const FRONTEND_WAKES: u8 = 32;
+
 /// Where a selection table is in the `slots` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -99,6 +99,8 @@ pub struct PodKey {
 pub const POD_EXCLUDED: u32 = 1;
 /// [`Pod::flags`] of [`POD_DEFAULT`]: there are [`POD_CGROUP`] keys.
 pub const POD_ASK_CGROUPS: u32 = 2;
+/// [`Pod::flags`] of the [`POD_NAMESPACE`] of the node itself: what its processes send passes no interface at which frontends are looked up.
+pub const POD_NODE: u32 = 4;
 
 /// What the agent knows of a pod, or of the node itself. Value of the hash `pods`.
 #[repr(C)]

@@ -250,6 +250,10 @@ pub trait Env {
     /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow
     /// every turn.
     fn repeat<F: FnMut() -> bool>(&self, times: u32, attempt: F);
+    /// When who asks for a service in vain was last told of, in [`Env::nanoseconds`]; see [`crate::wake`].
+    fn knocked(&self, service: u32) -> Option<Shared<u64>>;
+    /// Tells user space to wake a service.
+    fn wake(&self, service: u32);
     /// Shows a rare event to who debugs; nothing unless asked for.
     fn trace(&self, event: Event, scratch: &Scratch);
 }

@@ -31,3 +31,4 @@ pub mod socket;
 pub mod socket_peers;
 pub mod sweep;
 pub mod table;
+pub mod wake;

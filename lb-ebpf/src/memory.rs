@@ -33,6 +33,9 @@ pub(crate) struct Memory {
     pub(crate) room: usize,
     requests: Mutex<HashMap<u64, Box<UnsafeCell<Request>>>>,
     measures: Vec<UnsafeCell<Measure>>,
+    knocks: Vec<UnsafeCell<u64>>,
+    /// Services that were to be woken.
+    pub(crate) woken: Mutex<Vec<u32>>,
 }
 
 // SAFETY: the cells are only reached through raw pointers, in the ways that programs on several CPUs reach map memory.
@@ -81,6 +84,8 @@ impl Memory {
             room: usize::MAX,
             requests: Mutex::default(),
             measures: (0..8).map(|_| UnsafeCell::new(Measure::default())).collect(),
+            knocks: (0..8).map(|_| UnsafeCell::new(0)).collect(),
+            woken: Mutex::default(),
         }
     }
 
@@ -213,6 +218,12 @@ impl Env for Memory {
                 break;
             }
         }
+    }
+    fn knocked(&self, service: u32) -> Option<Shared<u64>> {
+        self.knocks.get(service as usize).map(shared)
+    }
+    fn wake(&self, service: u32) {
+        self.woken.lock().unwrap().push(service);
     }
     fn trace(&self, _: Event, _: &Scratch) {}
 }

@@ -5,8 +5,10 @@
 //! flow that may have been made for it.
 
 use lb_common::{
-    Backend, BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic, flow::meta_generation,
-    request::flow_key, service::FRONTEND_MEASURED,
+    Backend, BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic,
+    flow::meta_generation,
+    request::flow_key,
+    service::{FRONTEND_MEASURED, FRONTEND_WAKES},
 };
 
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
     requests::{self, Connection},
     rewrite,
     table::{self, Busy, Hit, Key, NO_LINK, Place, key_of},
+    wake,
 };
 
 /// What becomes of a packet: an [`Action`], and above it the [`DropReason`], the interface's index, or the IP bytes that the way
@@ -194,7 +197,7 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
     scratch.now = env.now();
     scratch.measured = (frontend.flags & FRONTEND_MEASURED) as u32;
     if let Err(reason) = client_flow(env, scratch, frontend) {
-        return turned_away(env, &scratch.packet, reason);
+        return turned_away(env, frontend, &scratch.packet, reason);
     }
     let hit = &scratch.hit;
     let Some(backend) = env.backend(hit.backend) else { return Verdict::drop(DropReason::StaleTable) };
@@ -220,8 +223,13 @@ fn is_answered<E: Env>(env: &E, parsed: &Parsed) -> bool {
 
 /// What becomes of a packet that has no flow for this reason.
 #[inline(always)]
-fn turned_away<E: Env>(env: &E, parsed: &Parsed, reason: DropReason) -> Verdict {
+fn turned_away<E: Env>(env: &E, frontend: &Frontend, parsed: &Parsed, reason: DropReason) -> Verdict {
     match reason {
+        // The client asks again by itself, and is served then: nothing is to be answered, at XDP as at tc.
+        DropReason::NoBackend if frontend.flags & FRONTEND_WAKES != 0 => {
+            wake::knock(env, frontend.service);
+            Verdict::drop(reason)
+        }
         DropReason::NoBackend => Verdict::refuse(reason),
         DropReason::NoFlow if is_answered(env, parsed) => Verdict::refuse(reason),
         _ => Verdict::drop(reason),

@@ -7,10 +7,10 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use lb_common::{
     Addr, AffinityKey, Algorithm, BackendLoad, Frontend, SocketKey, Traffic,
-    service::{FRONTEND_DROP_INSIDE, FRONTEND_RANGES},
+    service::{FRONTEND_DROP_INSIDE, FRONTEND_RANGES, FRONTEND_WAKES},
     socket::{
         Connection, NOBODY, OWNER_ESTABLISHED, POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE,
-        Pod, PodKey, owner_backend,
+        POD_NODE, Pod, PodKey, owner_backend,
     },
 };
 
@@ -18,7 +18,7 @@ use crate::{
     atomic,
     env::{Env, Shared},
     parse::{Parsed, protocol},
-    requests, select,
+    requests, select, wake,
 };
 
 /// Cgroups of a process that are asked for, from below the root: a container's is at level 4 of a node run by systemd.
@@ -87,8 +87,20 @@ pub fn choose<P: Process>(process: &P, frontend: &Frontend, key: &SocketKey) -> 
     match select::choose(process, &packet, &affinity, frontend, frontend.inside) {
         Some(index) => Choice(index),
         None if frontend.flags & FRONTEND_DROP_INSIDE != 0 => Choice::UNREACHABLE,
+        None if frontend.flags & FRONTEND_WAKES != 0 => {
+            wake::knock(process, frontend.service);
+            if is_on_the_node(process) { Choice::REFUSE } else { Choice::LEAVE }
+        }
         None => Choice::REFUSE,
     }
+}
+
+/// Whether a process is in the node's own network. The packets of all others come by the host side of a pod, where those that are sent
+/// again are given a backend.
+#[inline(always)]
+fn is_on_the_node<P: Process>(process: &P) -> bool {
+    let known = process.pod(&PodKey { kind: POD_NAMESPACE, id: process.namespace() });
+    known.is_some_and(|pod| pod.flags & POD_NODE != 0)
 }
 
 /// What is known of where a process is: of its network namespace, else of its cgroups, else of all.

@@ -1,6 +1,6 @@
 //! A frame in memory as the pipeline's [`Packet`], and the hooks' way with verdicts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_agent::{
     dataplane::{Counters, SweepReport, Write},
@@ -163,6 +163,10 @@ impl Subject for Memory {
 
     fn drops(&self) -> anyhow::Result<BTreeMap<DropReason, u64>> {
         Ok(self.drops.clone())
+    }
+
+    fn woken(&mut self) -> BTreeSet<u32> {
+        self.woken.take()
     }
 
     fn flows(&self) -> anyhow::Result<usize> {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{RefCell, UnsafeCell},
-    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
     net::IpAddr,
 };
 
@@ -54,6 +54,9 @@ pub(crate) struct Memory {
     recounts: Vec<UnsafeCell<Recount>>,
     requests: RefCell<HashMap<u64, Box<UnsafeCell<Request>>>>,
     measures: Vec<UnsafeCell<Measure>>,
+    knocks: Vec<UnsafeCell<u64>>,
+    /// Services that were to be woken.
+    pub(crate) woken: RefCell<BTreeSet<u32>>,
     cursors: Vec<UnsafeCell<u64>>,
     affinity: RefCell<HashMap<AffinityKey, AffinityValue>>,
     scratch: *mut Scratch,
@@ -110,6 +113,8 @@ impl Memory {
             recounts: cells(ROOM, Recount::default()),
             requests: RefCell::default(),
             measures: cells(ROOM, Measure::default()),
+            knocks: cells(ROOM, 0),
+            woken: RefCell::default(),
             cursors: cells(ROOM, 0),
             affinity: RefCell::default(),
             scratch: Box::into_raw(Box::default()),
@@ -370,6 +375,14 @@ impl Env for At<'_> {
 
     fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {
         (0..times).any(|_| attempt());
+    }
+
+    fn knocked(&self, service: u32) -> Option<Shared<u64>> {
+        self.memory.knocks.get(service as usize).map(shared)
+    }
+
+    fn wake(&self, service: u32) {
+        self.memory.woken.borrow_mut().insert(service);
     }
 
     fn trace(&self, event: Event, _scratch: &Scratch) {

@@ -4,7 +4,10 @@
 //! A test run of a tc program cannot tell by which interface a redirected packet would leave, only that it would; the run in memory
 //! tells. One of XDP shows it in the link layer addresses.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
@@ -16,6 +19,7 @@ use lb_agent::{
         Counters, Dataplane as _, Inspect as _, SweepReport, Write,
         bpf::{Bpf, Options, Sizes},
         pins::map_folder,
+        wakes::Wakes,
     },
     signals::requests::Noted,
 };
@@ -36,6 +40,7 @@ use crate::table::{
 pub(crate) struct Node {
     pub(crate) bpf: Bpf,
     clock: Array<MapData, u32>,
+    wakes: Wakes,
     indexes: BTreeMap<Interface, u32>,
     _drivers: Vec<ForeignXdp>,
     _pins: PinFolder,
@@ -64,7 +69,8 @@ impl Node {
         // A veth registers the receive queue that a test run names only while it has an XDP program, whosever.
         let drivers = Interface::ALL.map(|interface| ForeignXdp::attach(&namespace, name(interface)));
         let drivers = drivers.into_iter().collect::<Result<_>>()?;
-        Ok(Self { bpf, clock, indexes, _drivers: drivers, _pins: pins, namespace })
+        let wakes = bpf.wakes()?;
+        Ok(Self { bpf, clock, wakes, indexes, _drivers: drivers, _pins: pins, namespace })
     }
 }
 
@@ -225,6 +231,10 @@ impl Subject for Node {
 
     fn drops(&self) -> Result<BTreeMap<DropReason, u64>> {
         Ok(self.bpf.drops()?)
+    }
+
+    fn woken(&mut self) -> BTreeSet<u32> {
+        self.wakes.heard()
     }
 
     fn flows(&self) -> Result<usize> {

@@ -1,5 +1,7 @@
 //! Scaling by ScalePolicies: real load, real workloads.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -134,6 +136,37 @@ fn a_busy_pod_is_given_company() -> Result<()> {
     wait_for_replicas(&space, 1)?;
     let status = space.get(&["scalepolicy", "web"])?["status"].take();
     ensure!(status["lastDecision"].to_string().contains("cpuCores"), "{status:#}");
+    Ok(())
+}
+
+#[test]
+fn who_asks_wakes_a_workload_that_has_no_replica() -> Result<()> {
+    let cluster = world::enter_with_weir(Proxy::None)?;
+    let space = Space::new(&cluster, "zero")?;
+    space.sample(1)?;
+    let outside = space.wait_for_addresses("my-app", 2)?.swap_remove(0);
+    let inside = manifests::target(&space.cluster_addresses("my-app")?[0], 80);
+    let clients = space.pods("role=client")?;
+    let zero = format!("{CONNECTIONS}, replicas: {{min: 0, max: 3}}, {AT_ONCE}");
+    space.apply(&policy("web", DEPLOYMENT, &zero))?;
+    // From outside by packets, then from a pod by its socket.
+    for by_socket in [false, true] {
+        wait_for_replicas(&space, 0)?;
+        space.wait_for("no pod", || Ok(space.pods("app=my-app")?.is_empty()))?;
+        let began = Instant::now();
+        if by_socket {
+            Client::Pod(&clients[0]).ask(&cluster, &[&inside, "--timeout=60000"])?.expect_no_failure()?;
+        } else {
+            let mut curl = cluster.client().command("curl")?;
+            curl.args(["--silent", "--show-error", "--fail", "--max-time", "60", &format!("http://{outside}/")]);
+            let output = curl.output()?;
+            ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        println!("{} answered after {:?}", if by_socket { "a socket" } else { "curl" }, began.elapsed());
+        ensure!(replicas(&space)? == 1, "it keeps one replica for a while");
+        let status = space.get(&["scalepolicy", "web"])?["status"].take();
+        ensure!(status["lastDecision"].to_string().contains("a client has asked for it"), "{status:#}");
+    }
     Ok(())
 }
 

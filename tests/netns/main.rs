@@ -21,3 +21,4 @@ mod sockets_policy;
 mod support;
 mod survival;
 mod transfers;
+mod waking;

@@ -12,7 +12,7 @@ use weir_tests::{
 
 use crate::lab::{Lab, vip4};
 
-const POLICY: &str = "\
+pub(crate) const POLICY: &str = "\
 apiVersion: weir.dev/v1alpha1
 kind: ScalePolicy
 metadata: {name: web-policy, namespace: default}
@@ -26,7 +26,7 @@ spec:
 ";
 
 /// A script in the folder's hidden part that writes how it was called, then does what it is told.
-fn script(lab: &Lab, action: &str) -> Result<String> {
+pub(crate) fn script(lab: &Lab, action: &str) -> Result<String> {
     let path = lab.manifests.path().join(".scale.sh");
     let calls = lab.manifests.path().join(".calls");
     let line = "$1 $2 $3 $WEIR_POLICY $WEIR_NAMESPACE $WEIR_CURRENT_REPLICAS $WEIR_DESIRED_REPLICAS";
@@ -35,7 +35,7 @@ fn script(lab: &Lab, action: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-fn calls(lab: &Lab) -> Vec<String> {
+pub(crate) fn calls(lab: &Lab) -> Vec<String> {
     let text = fs::read_to_string(lab.manifests.path().join(".calls")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }

@@ -11,7 +11,7 @@ use std::{
 use lb_common::{BackendState, DropReason, SocketKey};
 
 use super::{
-    conditions::Conditions, desired::desired, drift::Drift, meter::Meter, pass::Passes, removal::Removal,
+    conditions::Conditions, desired::desired, drift::Drift, marks::Marks, meter::Meter, pass::Passes, removal::Removal,
     report::Carried,
 };
 use crate::{
@@ -89,8 +89,8 @@ pub struct Core<D> {
     pub programming: SyncDurations,
     /// When the first of the changes was read that are in the kernel after the next sync; none: it begins with them.
     pub read_at: Option<Instant>,
-    /// Services whose requests a policy reads, by namespace and name; none while nobody has said: then it stays as it is.
-    measured: Option<BTreeSet<(String, String)>>,
+    /// What policies want of their Services.
+    pub(super) marks: Marks,
     /// What the requests of measured backends are like, by index.
     pub(super) requests: BTreeMap<u32, RequestLoad>,
     /// Until when it is told that there are more measured connections than room for them.
@@ -134,7 +134,7 @@ impl<D: Dataplane> Core<D> {
             syncs: SyncDurations::default(),
             programming: SyncDurations::default(),
             read_at: None,
-            measured: None,
+            marks: Marks::default(),
             requests: BTreeMap::new(),
             crowded: None,
             ordered_drains: BTreeSet::new(),
@@ -221,32 +221,6 @@ impl<D: Dataplane> Core<D> {
         Carried { counters: self.meter.counters(), requests: &self.requests }
     }
 
-    /// Says whose requests policies read; they are measured after the next sync.
-    pub fn set_measured(&mut self, services: BTreeSet<(String, String)>) {
-        if self.measured.as_ref() == Some(&services) {
-            return;
-        }
-        let before: Vec<bool> = self.model.services.keys().map(|id| self.reads_requests(id)).collect();
-        self.measured = Some(services);
-        let all = self.model.services.keys().zip(before);
-        let changed: Vec<_> =
-            all.filter(|(id, before)| self.reads_requests(id) != *before).map(|(id, _)| id.clone()).collect();
-        self.pending.extend(changed);
-    }
-
-    /// Whether a policy reads the requests of a service port.
-    fn reads_requests(&self, id: &ServiceId) -> bool {
-        match &self.measured {
-            Some(services) if services.is_empty() => false,
-            Some(services) => services.contains(&(id.namespace.clone(), id.name.clone())),
-            None => self.tables.services().get(id).is_some_and(|index| self.is_measured(*index)),
-        }
-    }
-
-    fn is_measured(&self, service: u32) -> bool {
-        self.tables.backends_of(service).any(|(_, backend)| backend.response_idle != 0)
-    }
-
     /// Whether all of a model is in force.
     pub fn is_synced(&self) -> bool {
         self.synced
@@ -327,7 +301,7 @@ impl<D: Dataplane> Core<D> {
         if port.is_none() && !self.complete {
             return Ok(Plan::default());
         }
-        let desired = port.map(|port| desired(port, &self.conditions.of(id, port, now), self.reads_requests(id)));
+        let desired = port.map(|port| desired(port, &self.conditions.of(id, port, now), self.wanted(id)));
         let plan = |core: &Self| {
             let capacity = core.dataplane.capacity();
             let input = Input { image: &core.tables, capacity: &capacity, stamp: now.as_secs() as u32 };

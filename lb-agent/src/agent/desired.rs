@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lb_common::Addr;
 
+use super::marks::Wanted;
 use crate::{
     balance::weights::{Condition, effective},
     model::ServicePort,
@@ -13,9 +14,8 @@ use crate::{
 /// How long a response may pause before it is over, where its Service does not say.
 const RESPONSE_IDLE: Duration = Duration::from_secs(1);
 
-/// What should be in the kernel of a service port; of a backend without a condition nothing is known. `measured`: a policy reads its
-/// requests.
-pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>, measured: bool) -> DesiredService {
+/// What should be in the kernel of a service port of which policies want this; of a backend without a condition nothing is known.
+pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>, wanted: Wanted) -> DesiredService {
     let weights = effective(port, conditions);
     let backend = |(at, spec): (&SocketAddr, &crate::model::BackendSpec)| {
         let effective = weights.get(at);
@@ -37,7 +37,8 @@ pub fn desired(port: &ServicePort, conditions: &BTreeMap<SocketAddr, Condition>,
         algorithm: port.algorithm,
         affinity: port.affinity,
         maglev_size: port.maglev_size,
-        response_idle: (port.measure || measured).then(|| port.response_idle.unwrap_or(RESPONSE_IDLE)),
+        response_idle: (port.measure || wanted.measured).then(|| port.response_idle.unwrap_or(RESPONSE_IDLE)),
+        wakes: wanted.wakes,
         backends: port.backends.iter().map(backend).collect(),
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use lb_common::{Algorithm, Backend, BackendState, Frontend, SocketKey};
@@ -15,6 +16,7 @@ use crate::{
     },
     dataplane::Counters,
     plan::Image,
+    scaling::AWAKE,
     signals::requests::RequestLoad,
 };
 
@@ -68,6 +70,21 @@ impl Exchange {
     /// The Services whose requests the coordinator wants to know of, if it has ever said so; the last word stays.
     pub fn measured(&self) -> Option<BTreeSet<(String, String)>> {
         self.word.borrow().followed.clone()
+    }
+
+    /// The same of Services that who asks in vain wakes.
+    pub fn waking(&self) -> Option<BTreeSet<(String, String)>> {
+        self.word.borrow().waking.clone()
+    }
+
+    /// Tells that clients ask for these Services in vain: news at once, all else with the next report.
+    pub fn knock(&self, services: BTreeSet<(String, String)>, now: Duration) {
+        self.speech.send_if_modified(|speech| {
+            speech.knocks.retain(|_, at| now.saturating_sub(at) < AWAKE);
+            let news: Vec<_> =
+                services.into_iter().filter(|service| speech.knocks.note(service.clone(), now)).collect();
+            !news.is_empty()
+        });
     }
 
     /// The backends that the coordinator drains; the last word stays.

@@ -4,7 +4,7 @@
 //! itself or by force, programs and maps stay in force.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     time::{Duration, SystemTime},
 };
@@ -44,6 +44,7 @@ mod grace;
 pub mod interfaces;
 #[cfg(test)]
 mod kube_tests;
+pub mod marks;
 pub mod meter;
 pub mod pass;
 pub mod pods;
@@ -66,6 +67,7 @@ use self::{
     exchange::Exchange,
     grace::Grace,
     interfaces::Interfaces,
+    marks::Mark,
     prepare::forwarding,
     servers::Servers,
     sockets::{SocketHooks, Sockets},
@@ -143,6 +145,7 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
     let health_ports = HealthCheckNodePorts::new(snapshots.clone());
     let mut agent = Agent::new(config, source, view, dataplane, monitor, publisher, health_ports)?;
     agent.load().await?;
+    let mut wakes = agent.core.dataplane.wakes()?;
     agent.set_delivery(&netfilter)?;
     agent.attach_uplinks()?;
     agent.rebuild();
@@ -160,6 +163,7 @@ pub async fn run<D: Dataplane + Attach + Sockets>(
             update = follower.next() => agent.node_changed(update, &mut follower),
             Some(answer) = asks.recv() => drop(answer.send(report::services(&agent.core.tables, &agent.core.carried()))),
             () = netfilter.changed() => agent.rules_changed(&netfilter),
+            asked = wakes.next() => agent.asked_in_vain(asked),
             result = agent.grace.over() => agent.grace_over(result),
             Some(event) = health.recv() => agent.health_changed(event, &mut health),
             news = announcing::next(&mut agent.announcing) => agent.announce(news),
@@ -293,8 +297,11 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         let (model, mut problems) = build::build(&objects, &setting, &holders);
         let (policies, more) = build::policies(&objects);
         problems.extend(more);
-        let measured = policies.iter().filter(|policy| policy.reads_requests());
-        self.core.set_measured(measured.map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect());
+        let service = |policy: &Policy| (policy.id.namespace.clone(), policy.service.clone());
+        let measured = policies.iter().filter(|policy| policy.reads_requests()).map(service).collect();
+        self.core.mark(Mark::Measured, measured);
+        let waking = policies.iter().filter(|policy| self.scaler.wakes(policy)).map(service).collect();
+        self.core.mark(Mark::Waking, waking);
         self.policies = policies;
         self.note("files", faults.iter().map(Problem::to_string).collect());
         self.note("model", problems.iter().map(Problem::to_string).collect());
@@ -496,7 +503,8 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         }
         if let Some(exchange) = &self.exchange {
             self.core.ordered_drains = exchange.draining();
-            exchange.measured().into_iter().for_each(|services| self.core.set_measured(services));
+            exchange.measured().into_iter().for_each(|services| self.core.mark(Mark::Measured, services));
+            exchange.waking().into_iter().for_each(|services| self.core.mark(Mark::Waking, services));
         }
         let result = block_in_place(|| self.core.tick(uptime()));
         self.exchange();
@@ -538,6 +546,23 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
         let wanted = self.policies.iter().map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect();
         let samples = report::samples(&self.core.tables, &self.core.carried(), &wanted, clock.now);
         self.scaler.tick(clock, &samples, &self.policies);
+    }
+
+    /// Clients ask for Services without a backend: whoever decides hears of it, at once where it is news.
+    fn asked_in_vain(&mut self, asked: Result<BTreeSet<u32>, dataplane::Error>) {
+        let services = match asked {
+            Ok(indexes) => self.core.woken(&indexes),
+            Err(error) => return self.note("wakes", vec![error.to_string()]),
+        };
+        match &self.exchange {
+            Some(exchange) => exchange.knock(services, uptime()),
+            None => {
+                if self.scaler.knock(services, uptime()) {
+                    self.scale();
+                    self.publish();
+                }
+            }
+        }
     }
 
     fn publish(&self) {

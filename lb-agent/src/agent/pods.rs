@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{
     Addr,
-    socket::{POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
+    socket::{POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE, POD_NODE, Pod, PodKey},
 };
 
 use super::sockets::SocketLb;
@@ -59,7 +59,7 @@ pub fn pods(
         let flags = elsewhere | if is_excluded(namespace) { POD_EXCLUDED } else { 0 };
         pods.insert(PodKey { kind: POD_NAMESPACE, id: namespace.cookie }, pod(namespace.v4, namespace.v6, flags));
     }
-    pods.insert(PodKey { kind: POD_NAMESPACE, id: node.cookie }, pod(node.v4, node.v6, 0));
+    pods.insert(PodKey { kind: POD_NAMESPACE, id: node.cookie }, pod(node.v4, node.v6, POD_NODE));
     pods.extend(cgroups.iter().map(|id| (PodKey { kind: POD_CGROUP, id: *id }, pod(node.v4, node.v6, POD_EXCLUDED))));
     pods
 }
@@ -121,13 +121,13 @@ mod tests {
 
         let all = pods(SocketLb::All, &node, &namespaces, &excluded, &BTreeSet::new());
         let flags: Vec<u32> = [default, key(1), key(2), key(3)].map(|key| all[&key].flags).into();
-        assert_eq!(flags, [0, 0, 0, POD_EXCLUDED]);
+        assert_eq!(flags, [0, POD_NODE, 0, POD_EXCLUDED]);
         assert_eq!(all[&key(2)].v4, "10.1.0.2".parse::<IpAddr>().unwrap().into());
         assert_eq!((all[&default].v4, all[&default].v6), ("10.0.0.1".parse::<IpAddr>().unwrap().into(), Addr::NONE));
 
         let host = pods(SocketLb::Host, &node, &namespaces, &excluded, &[77].into());
         let flags: Vec<u32> = [default, key(1), key(2), key(3)].map(|key| host[&key].flags).into();
-        assert_eq!(flags, [POD_EXCLUDED | POD_ASK_CGROUPS, 0, POD_EXCLUDED, POD_EXCLUDED]);
+        assert_eq!(flags, [POD_EXCLUDED | POD_ASK_CGROUPS, POD_NODE, POD_EXCLUDED, POD_EXCLUDED]);
         assert_eq!(host[&PodKey { kind: POD_CGROUP, id: 77 }].flags, POD_EXCLUDED);
     }
 

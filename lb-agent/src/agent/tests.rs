@@ -6,7 +6,7 @@ use lb_common::{
     Algorithm, BackendLoad, BackendState, Protocol, SocketKey,
     counters::Recount,
     request::{Measure, Request},
-    service::FRONTEND_MEASURED,
+    service::{FRONTEND_MEASURED, FRONTEND_WAKES},
 };
 use tokio::task::JoinHandle;
 
@@ -361,22 +361,42 @@ fn requests_are_measured_while_somebody_reads_them() {
     let mut agent = core(&fake, model(ServicePort { response_idle: Some(Duration::from_millis(300)), ..port(2) }));
     let ours: BTreeSet<_> = [("default".to_owned(), "web".to_owned())].into();
     assert_eq!(measuring(&fake), (vec![0, 0], false, false));
-    agent.set_measured(BTreeSet::from([("default".to_owned(), "other".to_owned())]));
+    agent.mark(Mark::Measured, BTreeSet::from([("default".to_owned(), "other".to_owned())]));
     assert!(!agent.sync(second(1)).unwrap(), "that is no Service of ours");
-    agent.set_measured(ours);
+    agent.mark(Mark::Measured, ours);
     agent.tick(second(2)).unwrap();
     assert_eq!(measuring(&fake), (vec![300, 300], true, true));
     let next = ServicePort { response_idle: Some(Duration::from_millis(300)), ..port(3) };
     let mut agent = core(&fake, model(next));
     agent.tick(second(3)).unwrap();
     assert_eq!(measuring(&fake), (vec![300; 3], true, true), "the next agent goes on until it is told");
-    agent.set_measured(BTreeSet::new());
+    agent.mark(Mark::Measured, BTreeSet::new());
     agent.tick(second(4)).unwrap();
     assert_eq!(measuring(&fake), (vec![0; 3], false, false));
     let asks = ServicePort { measure: true, ..port(3) };
     agent.set_model(model(asks), true, second(5));
     agent.tick(second(5)).unwrap();
     assert_eq!(measuring(&fake), (vec![1000; 3], true, true));
+}
+
+#[test]
+fn who_asks_in_vain_wakes_the_services_that_policies_say() {
+    let fake = Fake::new(CAPACITY);
+    let mut agent = core(&fake, model(port(0)));
+    let flags = || fake.tables().unwrap().frontends.values().map(|frontend| frontend.flags).collect::<Vec<_>>();
+    let web = BTreeSet::from([("default".to_owned(), "web".to_owned())]);
+    let index = fake.tables().unwrap().frontends.values().next().unwrap().service;
+    assert_eq!((flags(), agent.woken(&[index].into())), (vec![0], [].into()), "everybody else is refused");
+    agent.mark(Mark::Waking, web.clone());
+    agent.tick(second(1)).unwrap();
+    assert_eq!((flags(), agent.woken(&[index, index + 1].into())), (vec![FRONTEND_WAKES], web.clone()));
+    let mut agent = core(&fake, model(port(0)));
+    agent.tick(second(2)).unwrap();
+    assert_eq!(flags(), [FRONTEND_WAKES], "the next agent goes on until it is told");
+    assert_eq!(agent.woken(&[index].into()), web);
+    agent.mark(Mark::Waking, BTreeSet::new());
+    agent.tick(second(3)).unwrap();
+    assert_eq!((flags(), agent.woken(&[index].into())), (vec![0], [].into()));
 }
 
 #[test]

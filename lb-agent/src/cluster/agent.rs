@@ -34,9 +34,13 @@ use super::{
     serve::addresses,
     tls::AUTHORITY,
     usage,
-    wire::{Orders, Report, ServiceName, coordinator_client::CoordinatorClient},
+    wire::{Knock, Orders, Report, ServiceName, Services, coordinator_client::CoordinatorClient},
 };
-use crate::signals::usage::{Place, Usage};
+use crate::{
+    agent::uptime,
+    scaling::{AWAKE, Knocks},
+    signals::usage::{Place, Usage},
+};
 
 /// Time between two reports.
 const REPORT: Duration = Duration::from_secs(1);
@@ -63,6 +67,8 @@ pub struct Speech {
     pub networks: Vec<IpNet>,
     /// What backends carry through it, and when that was read; none before it was.
     pub carried: Option<(Instant, Arc<Carried>)>,
+    /// Services that clients have asked for while they had no backend.
+    pub knocks: Knocks,
 }
 
 /// What the coordinator has said.
@@ -78,6 +84,8 @@ pub struct Word {
     pub measured: Arc<BTreeSet<String>>,
     /// Services whose requests are measured, by namespace and name; none if nobody has ever said.
     pub followed: Option<BTreeSet<ServiceKey>>,
+    /// Services that who asks for them in vain wakes; none if nobody has ever said.
+    pub waking: Option<BTreeSet<ServiceKey>>,
     /// When it was last said; none while there is no leader.
     pub heard: Option<Instant>,
     /// Why there is none.
@@ -254,10 +262,11 @@ impl Link {
 
     fn report(&mut self, sequence: u64, told: &mut Told, used: Option<&Used>) -> Report {
         let announced = self.word.borrow().addresses.iter().flatten().map(IpAddr::to_string).collect();
-        let Speech { networks, carried } = self.speech.borrow_and_update().clone();
+        let Speech { networks, carried, knocks } = self.speech.borrow_and_update().clone();
         let networks = networks.iter().map(IpNet::to_string).collect();
         let age = |at: &Instant| at.elapsed().as_millis() as u32;
-        let mut report = Report { sequence, networks, announced, ..Report::default() };
+        let knocks = told_knocks(&knocks, uptime());
+        let mut report = Report { sequence, networks, announced, knocks, ..Report::default() };
         if let Some((at, used)) = used {
             (report.usage, report.usage_age) = (usage::sent(used), Some(age(at)));
         }
@@ -287,8 +296,10 @@ impl Link {
                 }
             }
             if let Some(followed) = &orders.followed {
-                let name = |service: &ServiceName| (service.namespace.clone(), service.name.clone());
-                word.followed = Some(followed.services.iter().map(name).collect());
+                word.followed = Some(service_keys(followed));
+            }
+            if let Some(waking) = &orders.waking {
+                word.waking = Some(service_keys(waking));
             }
             if orders.decided {
                 (word.heard, word.problem) = (Some(Instant::now()), None);
@@ -345,6 +356,21 @@ impl Link {
     }
 }
 
+fn service_keys(services: &Services) -> BTreeSet<ServiceKey> {
+    services.services.iter().map(|service| (service.namespace.clone(), service.name.clone())).collect()
+}
+
+/// What is told of who was asked for in vain. An earlier coordinator may have heard of it and be gone.
+fn told_knocks(knocks: &Knocks, now: Duration) -> Vec<Knock> {
+    let age = |at: Duration| now.saturating_sub(at);
+    let recent = knocks.iter().filter(|(_, at)| age(*at) < AWAKE);
+    let knock = |((namespace, name), at): (&ServiceKey, Duration)| Knock {
+        service: Some(ServiceName { namespace: namespace.clone(), name: name.clone() }),
+        age: age(at).as_millis() as u32,
+    };
+    recent.map(knock).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use lb_common::Protocol;
@@ -352,7 +378,7 @@ mod tests {
     use super::*;
     use crate::cluster::{
         counts::{self, Counts},
-        wire::{Draining, Elsewhere, Followed, Measured},
+        wire::{Draining, Elsewhere, Measured},
     };
 
     fn link() -> (Link, watch::Receiver<Word>) {
@@ -396,11 +422,13 @@ mod tests {
         let (mut link, heard) = link();
         let mut told = Told::default();
         assert_eq!(link.usage().await, None, "nobody asks");
-        let followed = Followed { services: vec![ServiceName { namespace: "shop".into(), name: "web".into() }] };
-        link.hear(&Orders { followed: Some(followed), ..Orders::default() }, &told);
+        let web = ServiceName { namespace: "shop".into(), name: "web".into() };
+        let (followed, waking) = (Some(Services { services: vec![web] }), Some(Services::default()));
+        link.hear(&Orders { followed, waking, ..Orders::default() }, &told);
         link.hear(&Orders::default(), &told);
         let web = BTreeSet::from([("shop".to_owned(), "web".to_owned())]);
         assert_eq!(heard.borrow().followed, Some(web), "the last word stays");
+        assert_eq!(heard.borrow().waking, Some([].into()), "it does here too");
         link.hear(&Orders { measured: Some(Measured { uids: vec!["u".into()] }), ..Orders::default() }, &told);
         link.hear(&Orders::default(), &told);
         assert_eq!(*heard.borrow().measured, ["u".to_owned()].into(), "the last word stays");
@@ -428,6 +456,17 @@ mod tests {
         told.tell(&carries(4, 2));
         link.hear(&addresses_of(&[]), &told);
         assert_eq!(heard.borrow().elsewhere, [].into(), "4 is another one now");
+    }
+
+    #[test]
+    fn who_was_asked_for_in_vain_is_told_for_a_minute() {
+        let mut knocks = Knocks::default();
+        knocks.note(("shop".into(), "web".into()), Duration::from_secs(100));
+        knocks.note(("shop".into(), "old".into()), Duration::from_secs(41));
+        let told = told_knocks(&knocks, Duration::from_millis(101_500));
+        let names: Vec<_> =
+            told.iter().map(|knock| (knock.service.as_ref().unwrap().name.as_str(), knock.age)).collect();
+        assert_eq!(names, [("web", 1500)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use kube::Client;
 use lb_common::SocketKey;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,9 +25,12 @@ use super::{
     fleet::Fleet,
     token::{self, TokenError},
     usage::{Pods, Usages},
-    wire::{Draining, Followed, Measured, Orders, Report, ServiceName, coordinator_server::Coordinator},
+    wire::{Draining, Measured, Orders, Report, ServiceName, Services, coordinator_server::Coordinator},
 };
-use crate::{agent::uptime, scaling::UsageSample};
+use crate::{
+    agent::uptime,
+    scaling::{Knocks, UsageSample},
+};
 
 /// An agent that says nothing for so long is dead, and its node with it.
 pub const SILENCE: Duration = Duration::from_secs(3);
@@ -70,6 +73,10 @@ struct State {
     measured: Option<Pods>,
     /// The Services whose requests are measured; none until it is decided.
     followed: Option<BTreeSet<ServiceKey>>,
+    /// The Services that who asks for them in vain wakes; none until it is decided.
+    waking: Option<BTreeSet<ServiceKey>>,
+    /// Who of these was asked for.
+    knocks: Knocks,
     usages: Usages,
     streams: u64,
     /// Reports that were taken in.
@@ -87,8 +94,22 @@ impl State {
             elsewhere: Vec::new(),
             draining: draining.map(|keys| Draining { backends: keys.iter().map(counts::socket).collect() }),
             measured: self.measured.as_ref().map(|pods| Measured { uids: measured(pods, node) }),
-            followed: self.followed.as_ref().map(followed),
+            followed: self.followed.as_ref().map(services),
+            waking: self.waking.as_ref().map(services),
         }
+    }
+
+    /// Takes in who was asked for in vain. Returns whether any of that is news.
+    fn hear(&mut self, report: &Report, now: Duration) -> bool {
+        let Some(waking) = &self.waking else { return false };
+        let asked = report.knocks.iter().filter_map(|knock| {
+            let ServiceName { namespace, name } = knock.service.clone()?;
+            Some(((namespace, name), now.saturating_sub(Duration::from_millis(knock.age.into()))))
+        });
+        let news = asked
+            .filter(|(service, _)| waking.contains(service))
+            .filter(|(service, at)| self.knocks.note(service.clone(), *at));
+        news.count() > 0
     }
 
     fn tell_everyone(&self) {
@@ -103,9 +124,9 @@ impl State {
     }
 }
 
-fn followed(services: &BTreeSet<ServiceKey>) -> Followed {
+fn services(services: &BTreeSet<ServiceKey>) -> Services {
     let name = |(namespace, name): &ServiceKey| ServiceName { namespace: namespace.clone(), name: name.clone() };
-    Followed { services: services.iter().map(name).collect() }
+    Services { services: services.iter().map(name).collect() }
 }
 
 fn measured(pods: &Pods, node: &str) -> Vec<String> {
@@ -116,6 +137,8 @@ fn measured(pods: &Pods, node: &str) -> Vec<String> {
 #[derive(Clone, Debug, Default)]
 pub struct Agents {
     state: Arc<Mutex<State>>,
+    /// Told when a client asks for a Service that it wakes.
+    knocked: Arc<Notify>,
 }
 
 impl Agents {
@@ -160,6 +183,26 @@ impl Agents {
         }
     }
 
+    /// Says which Services are woken by who asks for them in vain.
+    pub fn wake(&self, services: BTreeSet<ServiceKey>) {
+        let mut state = self.state();
+        if state.waking.as_ref() != Some(&services) {
+            state.knocks.retain(|service, _| services.contains(service));
+            state.waking = Some(services);
+            state.tell_everyone();
+        }
+    }
+
+    /// Waits until a client asks for a Service that it wakes, and that nobody has asked for lately. Cancel safe.
+    pub async fn knocked(&self) {
+        self.knocked.notified().await;
+    }
+
+    /// Who was asked for in vain.
+    pub fn knocks(&self) -> Knocks {
+        self.state().knocks.clone()
+    }
+
     /// Says whose usage is wanted.
     pub fn measure(&self, pods: Pods) {
         let mut state = self.state();
@@ -198,7 +241,7 @@ impl Agents {
     pub fn suspend(&self) {
         let mut state = self.state();
         (state.decided, state.draining) = (false, None);
-        (state.measured, state.followed) = (None, None);
+        (state.measured, state.followed, state.waking) = (None, None, None);
         state.tell_everyone();
     }
 
@@ -221,6 +264,9 @@ impl Agents {
         agent.networks = report.networks.iter().filter_map(|text| text.parse().ok()).collect();
         state.reports += 1;
         state.usages.take(node, report, uptime());
+        if state.hear(report, uptime()) {
+            self.knocked.notify_one();
+        }
         state.fleet.take(node, report, uptime());
         let elsewhere = state.fleet.elsewhere(node);
         Some(Orders { elsewhere, ..state.orders(node, report.sequence) })
@@ -306,6 +352,7 @@ pub fn addresses(orders: &Orders) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::wire::Knock;
 
     fn report(sequence: u64) -> Report {
         Report { sequence, networks: vec!["192.0.2.0/24".into()], ..Report::default() }
@@ -387,5 +434,28 @@ mod tests {
         assert_eq!(orders.recv().await.unwrap().unwrap().measured, Some(Measured::default()));
         agents.suspend();
         assert_eq!(orders.recv().await.unwrap().unwrap().measured, None);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_service_that_it_wakes_is_heard_at_once() {
+        let agents = Agents::default();
+        let (stream, mut orders) = join(&agents, "a");
+        let name = |name: &str| ServiceName { namespace: "shop".into(), name: name.into() };
+        let knock =
+            |service: &str, age| Report { knocks: vec![Knock { service: Some(name(service)), age }], ..report(1) };
+        agents.report("a", stream, &knock("web", 0)).unwrap();
+        assert_eq!(agents.knocks(), Knocks::default(), "nobody has decided whom to wake");
+        let web = ("shop".to_owned(), "web".to_owned());
+        agents.wake([web.clone()].into());
+        assert_eq!(orders.recv().await.unwrap().unwrap().waking, Some(Services { services: vec![name("web")] }));
+        agents.report("a", stream, &knock("other", 0)).unwrap();
+        agents.report("a", stream, &knock("web", 20)).unwrap();
+        agents.knocked().await;
+        assert_eq!(agents.knocks().iter().map(|(service, _)| service.clone()).collect::<Vec<_>>(), [web]);
+        agents.report("a", stream, &knock("web", 20)).unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(50), agents.knocked()).await;
+        assert!(again.is_err(), "the same client, told of again");
+        agents.suspend();
+        assert_eq!(orders.recv().await.unwrap().unwrap().waking, None);
     }
 }

@@ -26,6 +26,7 @@ use super::{
     Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write, btf, cgroup,
     pins::{Pinned, failed, ignore_missing, map_folder},
     range_key, sys,
+    wakes::Wakes,
 };
 use crate::signals::requests::Noted;
 
@@ -295,7 +296,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
         .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
         .map_max_entries(map::SLOTS, sizes.slots)
         .map_max_entries(map::NAMES, sizes.frontends + sizes.backends);
-    for name in [map::FRONTENDS, map::VIPS, map::CURSORS] {
+    for name in [map::FRONTENDS, map::VIPS, map::CURSORS, map::KNOCKS] {
         loader.map_max_entries(name, sizes.frontends);
     }
     for name in [map::BACKENDS, map::ENDPOINTS, map::LOADS, map::TRAFFIC, map::RECOUNTS] {
@@ -482,6 +483,10 @@ impl Dataplane for Bpf {
     fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error> {
         self.pinned.loads.set_word(backend as usize, std::mem::offset_of!(BackendLoad, remote), active);
         Ok(())
+    }
+
+    fn wakes(&self) -> Result<Wakes, Error> {
+        Wakes::open(&self.pin_path)
     }
 
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error> {

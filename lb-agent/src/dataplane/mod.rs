@@ -11,6 +11,7 @@ mod requests;
 pub mod sizes;
 pub mod socket_list;
 pub(crate) mod sys;
+pub mod wakes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -258,6 +259,10 @@ pub trait Dataplane: Inspect + Send {
         Self: Sized;
     /// Says what a backend carries through other nodes.
     fn set_remote(&mut self, backend: u32, active: u64) -> Result<(), Error>;
+    /// Where is heard who asks for services without a backend; nobody is where there is no kernel.
+    fn wakes(&self) -> Result<wakes::Wakes, Error> {
+        Ok(wakes::Wakes::default())
+    }
     /// Adds to a backend's active and pending counts.
     fn repair(&mut self, backend: u32, active: i64, pending: i64) -> Result<(), Error>;
 }

@@ -345,6 +345,7 @@ fn kind_name(kind: MapType) -> &'static str {
         MapType::PerCpuArray => "percpu_array",
         MapType::SkStorage => "sk_storage",
         MapType::LpmTrie => "lpm_trie",
+        MapType::RingBuf => "ringbuf",
         _ => "other",
     }
 }

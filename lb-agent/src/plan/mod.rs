@@ -48,6 +48,8 @@ pub struct DesiredService {
     pub maglev_size: Option<u32>,
     /// How long a response may pause before it is over, where requests are measured; TCP's are.
     pub response_idle: Option<Duration>,
+    /// Whether who finds no backend wakes it.
+    pub wakes: bool,
     /// Its backends.
     pub backends: BTreeMap<SocketAddr, DesiredBackend>,
 }

@@ -11,7 +11,8 @@ use lb_common::{
     backend::BACKEND_LOCAL,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
     service::{
-        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES, VIP_LIVE,
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES,
+        FRONTEND_WAKES, VIP_LIVE,
     },
 };
 
@@ -246,6 +247,7 @@ impl<'a> Planner<'a> {
             (self.response_idle() != 0, FRONTEND_MEASURED),
             (dropped(spec.inside, inside), FRONTEND_DROP_INSIDE),
             (dropped(spec.outside, outside), FRONTEND_DROP_OUTSIDE),
+            (self.service.wakes && !spec.is_nowhere(), FRONTEND_WAKES),
         ];
         let frontend = Frontend {
             id: self.vip(key)?,

@@ -4,8 +4,8 @@ use lb_common::{
     Backend, Frontend, Protocol, Selection,
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
     service::{
-        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES, VIP_LIVE,
-        VIP_REMOVED,
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES,
+        FRONTEND_WAKES, VIP_LIVE, VIP_REMOVED,
     },
 };
 use proptest::prelude::*;
@@ -183,6 +183,7 @@ fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
         let flags = if service.affinity.is_some() { FRONTEND_AFFINITY } else { 0 }
             | if spec.ranges.is_some() { FRONTEND_RANGES } else { 0 }
             | if idle != 0 { FRONTEND_MEASURED } else { 0 }
+            | if service.wakes && !spec.is_nowhere() { FRONTEND_WAKES } else { 0 }
             | dropped(0, spec.inside, FRONTEND_DROP_INSIDE)
             | dropped(1, spec.outside, FRONTEND_DROP_OUTSIDE);
         let meaning = FrontendMeaning {
@@ -324,7 +325,20 @@ fn any_services() -> impl Strategy<Value = Services> {
             }
             let port_name = "p".repeat(usize::from(n % 2));
             let (maglev_size, response_idle) = (Some(31), (n >= 2).then_some(Duration::from_millis(1500)));
-            (id, DesiredService { port_name, frontends, algorithm, affinity, maglev_size, response_idle, backends })
+            let wakes = udp;
+            (
+                id,
+                DesiredService {
+                    port_name,
+                    frontends,
+                    algorithm,
+                    affinity,
+                    maglev_size,
+                    response_idle,
+                    wakes,
+                    backends,
+                },
+            )
         });
         // A frontend of another protocol than its service's cannot be: the model never makes one.
         let mut services: Services = services.collect();

@@ -15,6 +15,7 @@ use super::{
     decide::{State, decide},
     decision::{Decision, Summary},
     forecast::Watch,
+    knocks::Knocks,
     observation::{Clock, Load, Observation},
     policy::{ActuatorKind, Mode},
     signal::Quantile,
@@ -29,6 +30,7 @@ pub struct Scaler {
     meters: HashMap<(String, String), Meter>,
     asker: Asker,
     entries: BTreeMap<PolicyId, Entry>,
+    knocks: Knocks,
 }
 
 struct Entry {
@@ -44,7 +46,8 @@ impl Scaler {
     /// A scaler that runs `fallback`, the agent's own `--scale-command`, for policies without a command of their own, and gives
     /// every run so much time.
     pub fn new(fallback: Option<Vec<String>>, limit: Duration) -> Self {
-        Self { fallback, limit, meters: HashMap::new(), asker: Asker::default(), entries: BTreeMap::new() }
+        let (meters, asker, entries) = (HashMap::new(), Asker::default(), BTreeMap::new());
+        Self { fallback, limit, meters, asker, entries, knocks: Knocks::default() }
     }
 
     /// Decides once for every policy. Runs in the context of a tokio runtime, where it starts scale commands and asks others for
@@ -62,8 +65,21 @@ impl Scaler {
             let service = entry.service();
             let load = self.meters.get(&service).and_then(Meter::last);
             let answers = self.asker.answers(&entry.policy, ready.get(&service).unwrap_or(&nobody), clock.now);
-            entry.tick(clock, load.map(|load| seen(load, answers)), self.fallback.as_deref(), self.limit);
+            let knocked = self.knocks.last(&service);
+            let seen = load.map(|load| Observation { knocked, ..seen(load, answers) });
+            entry.tick(clock, seen, self.fallback.as_deref(), self.limit);
         }
+    }
+
+    /// Whether who asks for a policy's Service in vain brings a replica back: there is something to do it with.
+    pub fn wakes(&self, policy: &Policy) -> bool {
+        policy.wakes() && command(policy, self.fallback.as_deref()).is_ok()
+    }
+
+    /// Clients ask for Services without a backend. Returns whether that is news, which should not wait for the next tick.
+    pub fn knock(&mut self, services: BTreeSet<(String, String)>, now: Duration) -> bool {
+        let news = services.into_iter().filter(|service| self.knocks.note(service.clone(), now));
+        news.count() > 0
     }
 
     /// What there is to show, by namespace and name.
@@ -80,6 +96,8 @@ impl Scaler {
             };
             self.entries.insert(policy.id.clone(), entry);
         }
+        let services: BTreeSet<_> = self.entries.values().map(Entry::service).collect();
+        self.knocks.retain(|service, _| services.contains(service));
     }
 
     fn measure(&mut self, samples: &[ServiceSample]) {
@@ -122,6 +140,21 @@ fn seen(load: &Load, answers: Answers) -> Observation {
     seen
 }
 
+/// What is run to scale: none where nothing is to be run, an error where something is and cannot.
+fn command(policy: &Policy, fallback: Option<&[String]>) -> Result<Option<Vec<String>>, String> {
+    if policy.mode == Mode::Recommend {
+        return Ok(None);
+    }
+    match policy.actuator(Place::Standalone) {
+        Ok(ActuatorKind::Command) => {
+            let argv = policy.command.as_deref().or(fallback);
+            argv.map(|argv| Some(argv.to_vec())).ok_or_else(|| CommandError::None.to_string())
+        }
+        Ok(_) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl Entry {
     fn service(&self) -> (String, String) {
         (self.policy.id.namespace.clone(), self.policy.service.clone())
@@ -159,28 +192,13 @@ impl Entry {
         seen.forecast = self.watch.as_mut().and_then(|watch| watch.tick(&seen, clock));
         let decision = decide(&self.policy, &mut self.state, &seen, clock);
         self.note(&decision, &seen.load, clock);
-        let argv = self.command(fallback);
+        let argv = command(&self.policy, fallback);
         let failure = seen.failures.values().next().map(|failure| failure.text.to_string());
         self.status.problem = argv.as_ref().err().cloned().or(failure);
         let argv = argv.unwrap_or_default();
         let wanted = self.wanted(&decision, argv, limit);
         self.actuator.drive(wanted, clock);
         self.status.actuator = self.actuator.status().clone();
-    }
-
-    /// What is run to scale: none where nothing is to be run, an error where something is and cannot.
-    fn command(&self, fallback: Option<&[String]>) -> Result<Option<Vec<String>>, String> {
-        if self.policy.mode == Mode::Recommend {
-            return Ok(None);
-        }
-        match self.policy.actuator(Place::Standalone) {
-            Ok(ActuatorKind::Command) => {
-                let argv = self.policy.command.as_deref().or(fallback);
-                argv.map(|argv| Some(argv.to_vec())).ok_or_else(|| CommandError::None.to_string())
-            }
-            Ok(_) => Ok(None),
-            Err(error) => Err(error.to_string()),
-        }
     }
 
     fn wanted(&self, decision: &Decision, argv: Option<Vec<String>>, limit: Duration) -> Option<Run> {
@@ -354,6 +372,26 @@ mod tests {
         let shown = serde_json::to_value(&scaler.status()[0]).unwrap();
         assert_eq!(shown["forecast"]["coefficients"][1]["name"], "lag:0s");
         assert!(shown["forecast"]["why"].as_str().unwrap().contains("one replica carries 10"), "{}", shown["forecast"]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_a_reason_for_the_first_replica() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy { min: 0, ..policy(Some(&script(folder.path()))) };
+        let mut scaler = Scaler::new(None, TIME_LIMIT);
+        assert!(scaler.wakes(&policy));
+        for (mode, command) in [(Mode::Recommend, policy.command.clone()), (Mode::Apply, None)] {
+            assert!(!scaler.wakes(&Policy { mode, command, ..policy.clone() }), "nobody would bring one");
+        }
+        for second in 100..110 {
+            scaler.tick(clock(second), &[sample(second, 0, 0)], std::slice::from_ref(&policy));
+        }
+        assert_eq!(scaler.status()[0].desired_replicas, Some(0));
+        let asked = BTreeSet::from([("shop".to_owned(), "web".to_owned())]);
+        assert!(scaler.knock(asked.clone(), Duration::from_secs(110)), "news");
+        assert!(!scaler.knock(asked, Duration::from_secs(111)));
+        ended(&mut scaler, clock(111), &sample(111, 0, 0), &policy).await;
+        assert_eq!(std::fs::read_to_string(folder.path().join("runs")).unwrap(), "web 0 1\n");
     }
 
     #[tokio::test]

@@ -258,6 +258,17 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn knocked(&self, service: u32) -> Option<Shared<u64>> {
+        KNOCKS.get_ptr_mut(service).map(shared)
+    }
+
+    #[inline(always)]
+    fn wake(&self, service: u32) {
+        // Where there is no room the agent has enough to hear of; who asks asks again.
+        let _ = WAKES.output::<u32>(&service, 0);
+    }
+
+    #[inline(always)]
     fn trace(&self, event: Event, scratch: &Scratch) {
         if maps::log() != 0 && self.random().is_multiple_of(LOG_SAMPLE) {
             log(self.ctx, event, &scratch.packet);

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Announced, Backend, BackendLoad, Bucket, Frontend, Range, Settings, SocketKey,
@@ -52,9 +52,14 @@ maps! {
     // As many connections as may be measured at a time, and as many backends.
     "requests" REQUESTS: HashMap<u64, Request> = 65536, BPF_F_NO_PREALLOC;
     "measures" MEASURES: HashMap<u32, Measure> = 16384, BPF_F_NO_PREALLOC;
+    "knocks" KNOCKS: Array<u64> = 4096, 0;
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }
+
+// 4096 services at once.
+#[map(name = "wakes")]
+pub(crate) static WAKES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
 // The kernel wants to know the types of what it keeps with a socket.
 #[btf_map(name = "sockets")]

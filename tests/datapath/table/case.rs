@@ -67,6 +67,8 @@ pub(crate) enum Step {
     Requests(usize, [u64; 3]),
     /// So many flows are in the table.
     Flows(usize),
+    /// These frontends' services were told of since this was last asked.
+    Woken(Vec<u32>),
 }
 
 /// A case.

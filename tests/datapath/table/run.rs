@@ -1,6 +1,9 @@
 //! Runs cases on a subject (the pipeline in memory, or the loaded programs) and says where it does not do what a case states.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use lb_agent::{
     dataplane::{Counters, SweepReport, Write},
@@ -43,6 +46,8 @@ pub(crate) trait Subject {
     fn noted(&self) -> anyhow::Result<Noted>;
     /// Drops by reason.
     fn drops(&self) -> anyhow::Result<BTreeMap<DropReason, u64>>;
+    /// The services that were told of since this was last asked.
+    fn woken(&mut self) -> BTreeSet<u32>;
     /// Flows in the table.
     fn flows(&self) -> anyhow::Result<usize>;
     /// A whole sweep.
@@ -152,6 +157,10 @@ impl<S: Subject> Running<'_, S> {
             }
             Step::Requests(index, expected) => self.requests(*index, expected),
             Step::Flows(expected) => equal("flows", &self.subject.flows()?, expected),
+            Step::Woken(expected) => {
+                let frontends: Vec<u32> = self.subject.woken().into_iter().map(|service| service - self.base).collect();
+                equal("woken", &frontends, expected)
+            }
         }
     }
 

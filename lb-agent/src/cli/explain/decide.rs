@@ -3,7 +3,7 @@
 
 use lb_common::{
     AffinityValue, Algorithm, Backend, BackendState, FlowState, Frontend, Selection, SocketKey, hash,
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, FRONTEND_WAKES},
 };
 
 use super::{Via, odds};
@@ -164,6 +164,11 @@ fn no_backend(question: &Question, view: &View, frontend: &Frontend) -> Option<D
         turned_away(Rule::NoLocalBackend, "the traffic policy is Local and the backends are on other nodes: dropped")
     } else if !view.tables.frontends.contains_key(&question.frontend) {
         turned_away(Rule::NoBackend, "no Service has this port of the cluster's address: refused")
+    } else if frontend.flags & FRONTEND_WAKES != 0 {
+        turned_away(
+            Rule::NoBackend,
+            "the frontend has no backend that takes connections: dropped, and its policy is woken",
+        )
     } else {
         turned_away(Rule::NoBackend, "the frontend has no backend that takes connections: refused")
     })

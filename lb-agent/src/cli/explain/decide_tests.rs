@@ -152,6 +152,10 @@ fn an_empty_frontend_refuses_or_drops_by_where_the_client_is() {
         assert_eq!((decision.rule, decision.backend), (rule, None));
         assert_eq!(answer(&inside, &view, &Knowledge::default()).rule, Rule::Algorithm);
     }
+    frontend(&mut view, FRONTEND_WAKES);
+    let decision = answer(&outside, &view, &Knowledge::default());
+    assert_eq!(decision.rule, Rule::NoBackend);
+    assert!(decision.reason.contains("woken"), "{}", decision.reason);
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub fn cursor(service: u32, cursor: u64) -> Element {
     element! { "service": service, "cursor": cursor }
 }
 
+/// Element of `knocks`.
+pub fn knock(service: u32, nanoseconds: u64) -> Element {
+    element! { "service": service, "at": nanoseconds }
+}
+
 /// Element of `affinity`.
 pub fn affinity(key: &AffinityKey, value: &AffinityValue) -> Element {
     element! {

@@ -68,8 +68,8 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::PODS => hash(maps.hash::<PodKey, Pod>(name)?, element::pod),
         map::REQUESTS => hash(maps.hash::<u64, Request>(name)?, |key, request| element::request(*key, request)),
         map::MEASURES => hash(maps.hash::<u32, Measure>(name)?, |index, measure| element::measure(*index, measure)),
-        // The kernel keeps them with the sockets, and lists them for none.
-        map::SOCKETS | map::PEERS => Vec::new(),
+        // The kernel keeps them with the sockets, and lists them for none; what is told is gone once it is heard.
+        map::SOCKETS | map::PEERS | map::WAKES => Vec::new(),
         map::RANGES => hash(maps.trie::<Range, u32>(name)?, |(bits, range), _| element::range(*bits, range)),
         map::ANNOUNCED => hash(maps.hash::<Addr, Announced>(name)?, element::announced),
         map::VIPS => array(&maps.array::<Vip>(name)?, element::vip),
@@ -77,6 +77,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::LOADS => array(&maps.array::<BackendLoad>(name)?, element::load),
         map::RECOUNTS => array(&maps.array::<Recount>(name)?, element::recount),
         map::CURSORS => array(&maps.array::<u64>(name)?, |index, cursor| element::cursor(index, *cursor)),
+        map::KNOCKS => array(&maps.array::<u64>(name)?, |index, at| element::knock(index, *at)),
         map::FLOWS | map::REPLIES => buckets(&maps.array::<Bucket>(name)?),
         map::TRAFFIC => traffic(&maps.per_cpu::<Traffic>(name)?),
         map::DROPS => drops(&maps.per_cpu::<u64>(name)?),

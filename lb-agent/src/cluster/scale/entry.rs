@@ -48,6 +48,8 @@ pub struct Entry {
     resume: Vec<String>,
     /// Since when some replicas do not take connections, and how many do.
     waiting: Option<(Duration, u32)>,
+    /// Whether it, or its workload, is refused.
+    refused: bool,
     /// Why what was decided could not be done, with a reason, until it could.
     obstacle: Option<(&'static str, String)>,
 }
@@ -72,6 +74,8 @@ pub struct Sight<'a> {
     pub rival: Option<&'a str>,
     /// Who else sizes its pods.
     pub sized: Option<&'a str>,
+    /// When a client last asked for its Service in vain.
+    pub knocked: Option<Duration>,
 }
 
 impl Entry {
@@ -91,6 +95,7 @@ impl Entry {
             state: State::default(),
             drain: Drain::Idle,
             waiting: None,
+            refused: false,
             obstacle: None,
         }
     }
@@ -150,6 +155,11 @@ impl Entry {
         self.policy.as_ref().is_ok_and(|(policy, _)| policy.reads_requests())
     }
 
+    /// Whether who asks for its Service in vain brings a replica back. One that is refused brings none.
+    pub fn wakes(&self) -> bool {
+        !self.refused && self.policy.as_ref().is_ok_and(|(policy, _)| policy.wakes())
+    }
+
     /// Looks, decides, and says what is to be done.
     pub fn tick(&mut self, sight: &Sight<'_>) -> Vec<Action> {
         self.report.begin(&self.object);
@@ -176,14 +186,17 @@ impl Entry {
         let workload = match self.workload(sight, actuator, &policy) {
             Ok(workload) => workload,
             Err(Refusal { standing, reason, message }) => {
+                self.refused |= standing == Standing::Refused;
                 self.report.refuse(standing, reason, message);
                 // What cannot be known for a moment is no reason to begin anew.
                 return if standing == Standing::Unknown { Vec::new() } else { self.rest() };
             }
         };
+        self.refused = false;
         let set = workload.map_or(load.replicas, |workload| workload.set);
         let mut seen = self.observe(&load, set, workload, now);
         seen.failures.clone_from(&sight.answers.failures);
+        seen.knocked = sight.knocked;
         seen.resized = self.size.as_ref().and_then(Sizer::resized);
         seen.forecast = self.forecast.as_mut().and_then(|forecast| forecast.tick(&seen, sight.clock));
         let decision = decide(&policy, &mut self.state, &seen, sight.clock);

@@ -21,6 +21,7 @@ struct Stage {
     pods: Vec<(&'static str, u64)>,
     claimed: Option<&'static str>,
     rival: Option<&'static str>,
+    knocked: Option<Duration>,
     sized: Option<&'static str>,
     /// Why nothing can be done.
     fails: Option<TargetError>,
@@ -62,6 +63,7 @@ impl Stage {
             pods: pods.to_vec(),
             claimed: None,
             rival: None,
+            knocked: None,
             sized: None,
             fails: None,
             cpu: 0,
@@ -99,6 +101,7 @@ impl Stage {
             workload: Some(self.workload.as_ref()),
             claimed: self.claimed,
             rival: self.rival,
+            knocked: self.knocked,
             sized: self.sized,
         };
         let actions = self.entry.tick(&sight);
@@ -295,4 +298,21 @@ fn what_others_do_not_answer_is_a_condition_and_the_number_stays() {
     stage.answers.readings[0].1.at = Duration::from_secs(stage.second + 1);
     stage.next();
     assert_eq!(stage.ready(), is("True", "Deciding"));
+}
+
+#[test]
+fn who_asks_in_vain_brings_a_replica_back_at_once() {
+    let mut stage = Stage::new(json!({"spec": {"replicas": {"min": 0, "max": 9}}}), &[]);
+    assert_eq!((stage.follow(20), stage.entry.wakes()), (vec![], true), "nobody asks");
+    stage.knocked = Some(Duration::from_secs(stage.second));
+    assert_eq!(stage.next(), [Action::Scale { from: 0, to: 1, mark: vec![] }]);
+    stage.pods = vec![("a", 0)];
+    assert_eq!(stage.follow(50), [], "it stays for a minute");
+    stage.rival = Some("older");
+    stage.next();
+    assert!(!stage.entry.wakes(), "one that is refused brings nobody: who asks is refused too");
+    stage.rival = None;
+    stage.next();
+    assert!(stage.entry.wakes());
+    assert!(!Stage::new(json!({}), &[]).entry.wakes(), "there is always one");
 }

@@ -34,7 +34,7 @@ use crate::{
     agent::uptime,
     cluster::{allocate::ServiceKey, fleet::ServiceCounts, serve::Agents, usage::Pods},
     scaling::{
-        Clock, UsageSample,
+        Clock, Knocks, UsageSample,
         asked::{self, Asker, Questions},
         policy::TargetRef,
         status::SignalStatus,
@@ -103,6 +103,8 @@ impl Leader {
                     continue;
                 }
                 _ = clock.tick() => {}
+                // A client waits: it does not until the next tick.
+                () = self.agents.knocked() => {}
             }
             if !*self.leads.borrow() {
                 (work, since) = (Work::default(), None);
@@ -166,8 +168,7 @@ impl Work {
         self.adopt(seen);
         remember::recall(&mut self.entries, &leader.client, uptime()).await;
         self.look(&leader.client).await;
-        let services: BTreeSet<ServiceKey> =
-            self.entries.iter().filter_map(|(key, entry)| service(key, entry)).collect();
+        let services = self.services(|_| true);
         let replicas = seen.replicas(&services);
         self.look_at_pods(&leader.client, &replicas).await;
         let pods = self.measured(&replicas);
@@ -178,13 +179,15 @@ impl Work {
         });
         let usage = leader.agents.usage(&pods);
         self.ask(&replicas);
-        let actions = self.decide(seen, &replicas, &counts, &usage);
+        let knocks = leader.agents.knocks();
+        let actions = self.decide(seen, &replicas, &counts, (&usage, &knocks));
         // Who is to go hears of it before anything is done about it.
         let draining: BTreeSet<SocketKey> = self.entries.values().flat_map(Entry::draining).collect();
         if *leader.leads.borrow() {
             leader.agents.drain(draining);
             leader.agents.measure(pods);
-            leader.agents.follow(self.followed());
+            leader.agents.follow(self.services(Entry::reads_requests));
+            leader.agents.wake(self.services(Entry::wakes));
             self.act(leader, actions).await;
             self.write(leader).await;
             remember::remember(&mut self.entries, &leader.client, uptime()).await;
@@ -203,8 +206,7 @@ impl Work {
 
     /// The pods of policies that read what these use.
     fn measured(&self, replicas: &BTreeMap<ServiceKey, Vec<Replica>>) -> Pods {
-        let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_usage());
-        let services: BTreeSet<ServiceKey> = self.entries.iter().filter_map(reads).collect();
+        let services = self.services(Entry::reads_usage);
         let mut pods = replicas::pods(services.iter().filter_map(|service| replicas.get(service)).flatten());
         for (sizer, replica) in self.sized(replicas) {
             let container = replica.uid.as_deref().and_then(|uid| sizer.measured(uid));
@@ -253,10 +255,9 @@ impl Work {
         }
     }
 
-    /// The Services of policies that read their requests.
-    fn followed(&self) -> BTreeSet<ServiceKey> {
-        let reads = |(key, entry): (&ServiceKey, &Entry)| service(key, entry).filter(|_| entry.reads_requests());
-        self.entries.iter().filter_map(reads).collect()
+    /// The Services of policies of which this is so.
+    fn services(&self, so: impl Fn(&Entry) -> bool) -> BTreeSet<ServiceKey> {
+        self.entries.iter().filter(|(_, entry)| so(entry)).filter_map(|(key, entry)| service(key, entry)).collect()
     }
 
     fn adopt(&mut self, seen: &Seen) {
@@ -330,7 +331,7 @@ impl Work {
         seen: &Seen,
         replicas: &BTreeMap<ServiceKey, Vec<Replica>>,
         counts: &BTreeMap<ServiceKey, ServiceCounts>,
-        usage: &HashMap<String, UsageSample>,
+        (usage, knocks): (&HashMap<String, UsageSample>, &Knocks),
     ) -> Vec<(ServiceKey, Vec<Action>)> {
         let clock = clock();
         let targets: Vec<(ServiceKey, i128, TargetRef)> = self
@@ -362,6 +363,7 @@ impl Work {
                 claimed: claimed.map(|claimed| claimed.title.as_str()),
                 rival: rival.as_deref(),
                 sized: sized.map(|sized| sized.title.as_str()),
+                knocked: service(key, entry).and_then(|service| knocks.last(&service)),
             };
             actions.push((key.clone(), entry.tick(&sight)));
         }

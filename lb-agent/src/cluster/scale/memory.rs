@@ -211,6 +211,7 @@ mod tests {
                 claimed: None,
                 rival: None,
                 sized: None,
+                knocked: None,
             };
             entry.tick(&sight);
         }

@@ -130,6 +130,11 @@ impl Policy {
         }
     }
 
+    /// Whether who asks for its Service in vain brings a replica back.
+    pub fn wakes(&self) -> bool {
+        self.min == 0 && self.mode == Mode::Apply && !self.paused
+    }
+
     /// Every signal that it reads, each once.
     pub fn signals(&self) -> Vec<&Signal> {
         let of_rules = self.rules.iter().map(|rule| &rule.signal);

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{DropReason, Protocol, service::FRONTEND_RANGES};
+use lb_common::{
+    DropReason, Protocol,
+    service::{FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, FRONTEND_WAKES},
+};
 use lb_ebpf::env::Hook;
 
 use super::{CLIENTS, FAMILIES, PROTOCOLS};
@@ -18,6 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
     for family in FAMILIES {
         for protocol in PROTOCOLS {
             cases.push(empty(World::new(family, protocol, &[Place::Local])));
+            cases.push(waking(World::new(family, protocol, &[Place::Local])));
+            cases.push(not_waking(World::new(family, protocol, &[Place::Local])));
             cases.push(other_port(World::new(family, protocol, &[Place::Local])));
             cases.push(ranges(World::new(family, protocol, &[Place::Local])));
             cases.push(no_range(World::new(family, protocol, &[Place::Local])));
@@ -49,6 +54,46 @@ fn empty(mut world: World) -> Case {
     }
     case.then(Step::Flows(0));
     case.load(0, [0; 5]);
+    case
+}
+
+/// A frontend that who asks for it wakes drops the question at every hook, and tells of it once in a while; the one that is sent again
+/// finds a backend.
+fn waking(mut world: World) -> Case {
+    (world.flags, world.backends[0].1) = (FRONTEND_WAKES, 0);
+    let mut case = named("a frontend that is woken", world.clone());
+    let outside = opening(&world, world.client());
+    case.drops((Hook::Xdp, Interface::Up0), outside.frame(), DropReason::NoBackend);
+    case.then(Step::Woken(vec![0]));
+    case.drops(CLIENTS, outside.frame(), DropReason::NoBackend);
+    case.then(Step::Woken(vec![]));
+    case.then(Step::Wait(1));
+    let inside = opening(&world, world.client_inside());
+    case.drops((Hook::Ingress, Interface::Thin), inside.frame(), DropReason::NoBackend);
+    case.then(Step::Woken(vec![0]));
+    case.then(Step::Flows(0));
+    case.load(0, [0; 5]);
+    case.then(Step::Weights(vec![100]));
+    case.then(Step::Wait(1));
+    let out = outside.clone().dst(world.endpoint(0)).ttl(63);
+    case.inwards(CLIENTS, &outside, Way::Out(Interface::Pod0), out, 0);
+    case.then(Step::Woken(vec![]));
+    case
+}
+
+/// Who may not use a frontend, or has only to go to another node, and a TCP packet that opens nothing, wake nobody.
+fn not_waking(mut world: World) -> Case {
+    world.backends[0].1 = 0;
+    world.flags = FRONTEND_WAKES | FRONTEND_RANGES | FRONTEND_DROP_OUTSIDE;
+    world.ranges = vec![range(&world).parse().expect("a network")];
+    let mut case = named("a frontend that these do not wake", world.clone());
+    let client = |host| socket(world.family, Interface::Up0.number(), host, 40000);
+    case.drops(CLIENTS, opening(&world, client(7)).frame(), DropReason::SourceRange);
+    case.drops(CLIENTS, opening(&world, client(8)).frame(), DropReason::NoLocalBackend);
+    if world.protocol == Protocol::Tcp {
+        case.refuses_for(Interface::Up0, &tcp(ACK, client(8), world.vip(0)), DropReason::NoFlow);
+    }
+    case.then(Step::Woken(vec![]));
     case
 }
 
