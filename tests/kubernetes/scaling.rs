@@ -164,8 +164,10 @@ fn who_asks_wakes_a_workload_that_has_no_replica() -> Result<()> {
         }
         println!("{} answered after {:?}", if by_socket { "a socket" } else { "curl" }, began.elapsed());
         ensure!(replicas(&space)? == 1, "it keeps one replica for a while");
-        let status = space.get(&["scalepolicy", "web"])?["status"].take();
-        ensure!(status["lastDecision"].to_string().contains("a client has asked for it"), "{status:#}");
+        space.wait_for("the reason", || {
+            let status = space.get(&["scalepolicy", "web"])?["status"].take();
+            Ok(status["lastDecision"].to_string().contains("a client has asked for it"))
+        })?;
     }
     Ok(())
 }

@@ -71,8 +71,8 @@ fn a_client_wakes_a_service_that_has_no_server() -> Result<()> {
         served_at_the_second_try(&lab, ask).with_context(|| format!("{datapath}\n{}", agent.log()))?;
         ensure!(lab.client(|| client::ask(vip6(80)))? == "server-0");
         assert_eq!(agent.drops()?, [("no-backend".to_owned(), 1)], "{datapath}: dropped, and not answered");
-        let why = agent.weir_ok(&["explain", "policy", "web-policy"])?;
-        ensure!(why.contains("a client has asked for it"), "{why}");
+        // As long as no server is ready, later decisions have other reasons to stay at one.
+        ensure!(agent.log().contains("wake-up: a client has asked for it"), "{}", agent.log());
     }
     Ok(())
 }
