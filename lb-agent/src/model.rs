@@ -72,6 +72,8 @@ pub struct ServicePort {
     pub slow_start: Option<Duration>,
     /// `weir.dev/health-check` and its companions.
     pub health_check: Option<HealthCheck>,
+    /// `weir.dev/max-connections-per-backend` and the like.
+    pub limits: Limits,
     /// The Service's `healthCheckNodePort`: there the node says whether it has backends of the Service.
     pub health_check_node_port: Option<u16>,
     /// What serves it.
@@ -139,6 +141,17 @@ pub struct BackendSpec {
     pub serving: bool,
     /// The topology hints keep it for others: no connection of this node that may go anywhere goes to it.
     pub far: bool,
+}
+
+/// How much of a service port may be used at a time, on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that one backend may have, those of the other nodes included as they last said.
+    pub connections: Option<u32>,
+    /// New connections a second of one client; an IPv6 client is its network of 64 bits.
+    pub client_rate: Option<u32>,
+    /// New connections a second to one frontend.
+    pub rate: Option<u32>,
 }
 
 /// What moves the weights of a service.

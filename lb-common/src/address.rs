@@ -11,6 +11,8 @@ use crate::{assert_size, plain_data};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Addr(pub [u32; 4]);
 
+/// The IANA number of ICMP, which in a [`SocketKey`] stands for that of either family.
+const ICMP: u8 = 1;
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Addr {
@@ -137,10 +139,16 @@ impl SocketKey {
         Self { addr, port: Port(0), protocol: 0, zero: 0 }
     }
 
-    /// Whether this is the key of [`Self::other_ports`].
+    /// The key of an address to which echo requests are answered.
     #[inline(always)]
-    pub const fn is_other_ports(&self) -> bool {
-        self.protocol == 0
+    pub const fn echo(addr: Addr) -> Self {
+        Self { addr, port: Port(0), protocol: ICMP, zero: 0 }
+    }
+
+    /// Whether this is the key of a whole address ([`Self::other_ports`], [`Self::echo`]), and of no frontend that clients could name.
+    #[inline(always)]
+    pub const fn is_of_address(&self) -> bool {
+        self.port.0 == 0
     }
 
     /// Address and port.
@@ -149,10 +157,11 @@ impl SocketKey {
     }
 }
 
-/// `ADDR:PORT/PROTO`, IPv6 in brackets; all other ports of an address are port 0 of protocol `*`.
+/// `ADDR:PORT/PROTO`, IPv6 in brackets; all other ports of an address are port 0 of protocol `*`, its echo is one of protocol ICMP.
 impl core::fmt::Display for SocketKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let protocol = Protocol::from_number(self.protocol).map_or("*", Protocol::name);
+        let other = if self.protocol == ICMP { "ICMP" } else { "*" };
+        let protocol = Protocol::from_number(self.protocol).map_or(other, Protocol::name);
         write!(f, "{}/{protocol}", self.socket())
     }
 }

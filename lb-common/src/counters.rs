@@ -78,7 +78,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A frontend's packet whose transport header is cut short or contradicts itself.
     Malformed = 0 => "malformed",
-    /// A first fragment for a frontend: fragments are not balanced.
+    /// A fragment for one of our addresses whose first one, which has the ports, was not seen before it.
     Fragment = 1 => "fragment",
     /// The frontend has no backend that takes connections.
     NoBackend = 2 => "no-backend",
@@ -108,6 +108,12 @@ drop_reasons! {
     SourceRange = 14 => "source-range",
     /// A TCP packet to a backend that is gone; the sender was sent a reset.
     BackendGone = 15 => "backend-gone",
+    /// Every backend has as many connections as it may have; the sender was told so where that was possible.
+    BackendsFull = 16 => "backends-full",
+    /// The client has begun as many connections as it may in this time.
+    ClientRate = 17 => "client-rate",
+    /// The frontend's clients have, all together.
+    FrontendRate = 18 => "frontend-rate",
 }
 
 plain_data!(BackendLoad, Traffic, Recount);

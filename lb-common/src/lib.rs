@@ -9,6 +9,7 @@ pub mod address;
 pub mod backend;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod names;
 pub mod request;

@@ -56,14 +56,52 @@ pub mod map {
     pub const KNOCKS: &str = "knocks";
     /// Ring buffer of `u32`: services that somebody has asked for in vain and that this wakes; what does not fit is lost.
     pub const WAKES: &str = "wakes";
+    /// Array: frontend id to `u64`, see [`crate::Frontend::rate`]: when the next connection is due if they come evenly, in nanoseconds of
+    /// the monotonic clock.
+    pub const RATES: &str = "rates";
+    /// LRU hash: [`crate::AffinityKey`] to the same, see [`crate::Frontend::client_rate`].
+    pub const CLIENT_RATES: &str = "client_rates";
+    /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::Fragment`].
+    pub const FRAGMENTS: &str = "fragments";
+    /// Array of `u64`: how many identifications of fragments each of [`crate::fragment::FRAGMENT_COUNTERS`] has given away.
+    pub const FRAGMENT_IDS: &str = "fragment_ids";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
     /// Every map that is pinned.
     pub const PINNED: &[&str] = &[
-        FRONTENDS, VIPS, BACKENDS, ENDPOINTS, SLOTS, CURSORS, AFFINITY, FLOWS, REPLIES, LOADS, TRAFFIC, DROPS,
-        SETTINGS, NAMES, DRAINS, RECOUNTS, SWEEP, INTERFACES, RANGES, ANNOUNCED, SOCKETS, PEERS, PODS, REQUESTS,
-        MEASURES, KNOCKS, WAKES, CLOCK,
+        FRONTENDS,
+        VIPS,
+        BACKENDS,
+        ENDPOINTS,
+        SLOTS,
+        CURSORS,
+        AFFINITY,
+        FLOWS,
+        REPLIES,
+        LOADS,
+        TRAFFIC,
+        DROPS,
+        SETTINGS,
+        NAMES,
+        DRAINS,
+        RECOUNTS,
+        SWEEP,
+        INTERFACES,
+        RANGES,
+        ANNOUNCED,
+        SOCKETS,
+        PEERS,
+        PODS,
+        REQUESTS,
+        MEASURES,
+        RATES,
+        CLIENT_RATES,
+        FRAGMENTS,
+        FRAGMENT_IDS,
+        KNOCKS,
+        WAKES,
+        CLOCK,
     ];
 }
 

@@ -116,6 +116,12 @@ pub struct Frontend {
     pub flags: u8,
     /// Always 0.
     pub zero: u16,
+    /// The most connections that one backend may have, here and as last reported of other nodes; 0: any number.
+    pub max_connections: u32,
+    /// New connections a second of one client (IPv6: of one network of 64 bits) to the service port; 0: any number.
+    pub client_rate: u32,
+    /// New connections a second to the frontend; 0: any number.
+    pub rate: u32,
 }
 
 /// `Vip::live`: this frontend exists.
@@ -135,7 +141,7 @@ pub struct Vip {
     pub measured: u16,
 }
 
-/// Who keeps its backend under session affinity.
+/// A client of a service port: who keeps its backend under session affinity, or begins so many connections.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AffinityKey {
@@ -182,4 +188,4 @@ pub struct Announced {
 
 plain_data!(Frontend, Vip, AffinityKey, AffinityValue, Selection, Range, Announced);
 assert_size!(Selection = 8, Range = 20, Announced = 12);
-assert_size!(Frontend = 32, Vip = 24, AffinityKey = 20, AffinityValue = 12);
+assert_size!(Frontend = 44, Vip = 24, AffinityKey = 20, AffinityValue = 12);

@@ -2,13 +2,13 @@
 
 use lb_common::{
     Addr, Backend, DropReason, Flow, FlowState, Frontend, Port,
-    service::{FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
 };
 
 use crate::{
     env::{Env, Event, Route, Scratch, Table, Tuple},
     flow::{self, count_change, first_state},
-    select,
+    limits, select,
     table::{self, Hit, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
@@ -22,15 +22,28 @@ pub const LINK_GRACE: u32 = 2;
 /// that do this at once one wins, and both go on with its flow. Not inlined, because a BPF stack is small and most packets open no flow.
 #[inline(never)]
 pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
-    let now = scratch.now;
     if let Some(reason) = admit(env, scratch, frontend) {
         return Err(reason);
     }
     let table = scratch.table;
     let index = select::backend(env, scratch, frontend, table).ok_or(DropReason::StaleTable)?;
+    scratch.seat.backend = index;
+    limits::enter(env, frontend, &scratch.packet.src, &scratch.table, &mut scratch.seat)?;
+    if scratch.seat.backend != index && frontend.flags & FRONTEND_AFFINITY != 0 {
+        select::keep(env, &scratch.affinity, scratch.seat.backend, scratch.now);
+    }
+    let made = make(env, scratch);
+    limits::leave(env, &scratch.seat);
+    made
+}
+
+/// Makes the flow with the backend of `scratch.seat`.
+#[inline(never)]
+fn make<E: Env>(env: &E, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let index = scratch.seat.backend;
     let backend = env.backend(index).ok_or(DropReason::StaleTable)?;
     let entry = &mut scratch.entry;
-    (entry.link, entry.backend, entry.last) = (NO_LINK, index, now);
+    (entry.link, entry.backend, entry.last) = (NO_LINK, index, scratch.now);
     let state = first_state(scratch.packet.protocol);
     match insert(env, scratch, state) {
         Outcome::Done => {}

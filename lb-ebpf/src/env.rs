@@ -4,10 +4,12 @@ use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Selection, SocketKey,
     Traffic, Vip,
     counters::Recount,
+    fragment::{Fragment, FragmentKey},
     request::{Measure, Request},
 };
 
 use crate::{
+    limits::Seat,
     parse::Parsed,
     requests::Begun,
     table::{Hit, Inserted},
@@ -91,6 +93,8 @@ pub struct Scratch {
     pub table: Selection,
     /// Not 0 if a new flow's client is inside: a process or pod of this node.
     pub inside: u32,
+    /// Where a new flow goes.
+    pub seat: Seat,
     /// The packet's flow: its forward entry.
     pub hit: Hit,
     /// Another entry.
@@ -101,6 +105,10 @@ pub struct Scratch {
     pub entry: Flow,
     /// Its reply entry.
     pub reply: Flow,
+    /// Which packet a fragment is of.
+    pub fragment_key: FragmentKey,
+    /// What becomes of it.
+    pub fragment: Fragment,
     /// Question and answer of a route lookup.
     pub fib: Fib,
     /// The next hop of a redirect.
@@ -243,6 +251,16 @@ pub trait Env {
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
     /// Remembers whom a client stays with.
     fn set_affinity(&self, key: &AffinityKey, value: &AffinityValue);
+    /// When the next connection of a frontend, by its id, is due.
+    fn rate(&self, frontend: u32) -> Option<Shared<u64>>;
+    /// The same of a client, which is noted if it is new.
+    fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>>;
+    /// What becomes of a packet's fragments, into `out`; whether that is known.
+    fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool;
+    /// Notes what becomes of them.
+    fn note_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+    /// How many identifications a counter has given away.
+    fn fragment_ids(&self, counter: u32) -> Option<Shared<u64>>;
     /// A bucket.
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>>;
     /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).

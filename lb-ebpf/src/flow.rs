@@ -98,8 +98,9 @@ pub fn count_change<E: Env>(env: &E, backend: u32, before: FlowState, after: Flo
     let was_active = before.is_active() as u64;
     let open = active | after.is_pending() as u64;
     let was_open = was_active | before.is_pending() as u64;
-    add(load, Count::Pending, (after.is_pending() as u64).wrapping_sub(before.is_pending() as u64));
+    // In this order: who counts both in between finds one too many, never one too few.
     add(load, Count::Active, active.wrapping_sub(was_active));
+    add(load, Count::Pending, (after.is_pending() as u64).wrapping_sub(before.is_pending() as u64));
     add(load, Count::Connections, active & (was_active ^ 1));
     add(load, Count::Closed, was_open & (open ^ 1));
     add(load, Count::Resets, (reset && was_open & (open ^ 1) != 0) as u64);

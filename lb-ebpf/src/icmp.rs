@@ -4,7 +4,7 @@
 use lb_common::{DropReason, Flow, SocketKey};
 
 use crate::{
-    checksum,
+    checksum, echo,
     env::{Env, Hook, Route, Scratch, Table, Tuple},
     flow::Direction,
     packet::{Packet, TransportChange},
@@ -21,13 +21,15 @@ fn is_error(v4: bool, kind: u8) -> bool {
     if v4 { matches!(kind, 3 | 11 | 12) } else { kind < 128 }
 }
 
-/// Translates an ICMP error that quotes a packet of one of our flows; everything else passes. Not inlined: its stack is its own.
+/// Translates an ICMP error that quotes a packet of one of our flows, and answers an echo request to one of our addresses; everything
+/// else passes. Not inlined: its stack is its own.
 #[inline(never)]
 pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch) -> Verdict {
     let v4 = scratch.packet.is_v4();
     let l4 = scratch.packet.l4 as u32;
     match packet.load::<[u8; 2]>(l4) {
         None => return Verdict::TRUNCATED,
+        Some([kind, 0]) if kind == echo::request(v4) => return echo::answer(packet, env, scratch),
         Some([kind, _]) if !is_error(v4, kind) => return Verdict::PASS,
         Some(_) => {}
     }
@@ -131,5 +133,5 @@ fn rewrite_error<P: Packet>(packet: &mut P, scratch: &mut Scratch, quoted: &Tupl
         v6: !outer.is_v4(),
     };
     packet.fix_transport_checksum(outer.l4 as u32 + 2, change)?;
-    rewrite::network(packet, outer, &scratch.to, pseudo, hop)
+    rewrite::network(packet, outer, &scratch.to, pseudo, rewrite::ttl(outer, hop))
 }

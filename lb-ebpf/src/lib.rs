@@ -13,10 +13,13 @@ extern crate std;
 pub mod atomic;
 pub mod checksum;
 pub mod create;
+pub mod echo;
 pub mod env;
 pub mod flow;
+pub mod fragment;
 pub mod header;
 pub mod icmp;
+pub mod limits;
 #[cfg(test)]
 mod memory;
 pub mod neighbor;

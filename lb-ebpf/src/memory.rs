@@ -10,6 +10,7 @@ use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
     counters::Recount,
     flow::WAYS,
+    fragment::{Fragment, FragmentKey},
     request::{Measure, Request},
 };
 
@@ -36,6 +37,10 @@ pub(crate) struct Memory {
     knocks: Vec<UnsafeCell<u64>>,
     /// Services that were to be woken.
     pub(crate) woken: Mutex<Vec<u32>>,
+    /// The selection tables' slots.
+    pub(crate) slots: Vec<u64>,
+    rates: Vec<UnsafeCell<u64>>,
+    client_rates: Mutex<HashMap<AffinityKey, Box<UnsafeCell<u64>>>>,
 }
 
 // SAFETY: the cells are only reached through raw pointers, in the ways that programs on several CPUs reach map memory.
@@ -86,6 +91,9 @@ impl Memory {
             measures: (0..8).map(|_| UnsafeCell::new(Measure::default())).collect(),
             knocks: (0..8).map(|_| UnsafeCell::new(0)).collect(),
             woken: Mutex::default(),
+            slots: Vec::new(),
+            rates: (0..8).map(|_| UnsafeCell::new(0)).collect(),
+            client_rates: Mutex::default(),
         }
     }
 
@@ -195,8 +203,8 @@ impl Env for Memory {
     fn recount(&self, _: u32) -> Option<Shared<Recount>> {
         None
     }
-    fn slot(&self, _: u32) -> Option<u64> {
-        None
+    fn slot(&self, index: u32) -> Option<u64> {
+        self.slots.get(index as usize).copied()
     }
     fn cursor(&self, _: u32) -> Option<Shared<u64>> {
         None
@@ -205,6 +213,20 @@ impl Env for Memory {
         None
     }
     fn set_affinity(&self, _: &AffinityKey, _: &AffinityValue) {}
+    fn rate(&self, frontend: u32) -> Option<Shared<u64>> {
+        self.rates.get(frontend as usize).map(shared)
+    }
+    fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>> {
+        let mut clients = self.client_rates.lock().unwrap();
+        Some(shared(clients.entry(*client).or_default()))
+    }
+    fn fragment(&self, _: &FragmentKey, _: &mut Fragment) -> bool {
+        false
+    }
+    fn note_fragment(&self, _: &FragmentKey, _: &Fragment) {}
+    fn fragment_ids(&self, _: u32) -> Option<Shared<u64>> {
+        None
+    }
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         let buckets = if table == Table::Forward { &self.forward } else { &self.reply };
         buckets.get(index as usize).map(shared)

@@ -64,6 +64,10 @@ pub struct Parsed {
     pub ip_bytes: u32,
     /// Bytes of the transport header.
     pub l4_header: u32,
+    /// Of a fragment: the identification; a number in IPv4, of IPv6 the word as it stands in the packet.
+    pub fragment: u32,
+    /// Of a fragment: where that stands.
+    pub fragment_at: u32,
 }
 
 impl Parsed {
@@ -83,6 +87,8 @@ pub enum Outcome {
     IcmpError,
     /// An ARP packet, of which only `l3` is known, or a neighbour solicitation of IPv6.
     Neighbor,
+    /// A fragment without ports: not the first one of its packet.
+    Fragment,
     /// Something that Weir does not balance.
     Other,
     /// A header ends outside of what can be read.
@@ -182,11 +188,13 @@ fn ipv4<P: Packet>(packet: &P, l3: u32, quoted: bool, out: &mut Parsed) -> Outco
         return Outcome::Other;
     }
     let fragment = u32::from_be(words[1]) & 0x3fff;
-    if fragment & 0x1fff != 0 {
-        return Outcome::Other;
-    }
     if fragment != 0 {
         out.flags |= FRAGMENT;
+        out.fragment = u32::from_be(words[1]) >> 16;
+        out.fragment_at = l3 + 4;
+    }
+    if fragment & 0x1fff != 0 {
+        return Outcome::Fragment;
     }
     upper(out)
 }
@@ -226,15 +234,17 @@ fn extensions<P: Packet>(packet: &P, mut offset: u32, mut next: u8, out: &mut Pa
                 bytes
             }
             44 => {
-                let Some(head) = packet.load::<[u16; 2]>(offset) else { return Outcome::Truncated };
-                let fragment = u16::from_be(head[1]);
-                if fragment & 0xfff8 != 0 {
-                    return Outcome::Other;
-                }
-                if fragment & 1 != 0 {
+                let Some([head, id]) = packet.load::<[u32; 2]>(offset) else { return Outcome::Truncated };
+                let fragment = u32::from_be(head) & 0xfff9;
+                if fragment != 0 {
                     out.flags |= FRAGMENT;
+                    out.fragment = id;
+                    out.fragment_at = offset + 4;
                 }
-                next = head[0].to_ne_bytes()[0];
+                if fragment & 0xfff8 != 0 {
+                    return Outcome::Fragment;
+                }
+                next = head.to_ne_bytes()[0];
                 8
             }
             _ => break,

@@ -15,7 +15,7 @@ use crate::{
     create::create,
     env::{Env, Event, Hook, Route, Scratch, Table, Tuple},
     flow::{self, Direction},
-    icmp, neighbor,
+    fragment, icmp, neighbor,
     packet::Packet,
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
     requests::{self, Connection},
@@ -136,8 +136,9 @@ pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
         Outcome::Ports => balance(packet, env, scratch),
         // An error may have to be rewritten in ways that XDP leaves to tc.
         Outcome::IcmpError if env.hook() != Hook::Xdp => icmp::translate(packet, env, scratch),
+        Outcome::Fragment if env.hook() != Hook::Xdp => fragment::follow(packet, env, scratch),
         Outcome::Neighbor if env.hook() == Hook::Ingress => neighbor::answer(packet, env, scratch),
-        Outcome::IcmpError | Outcome::Neighbor | Outcome::Other => Verdict::PASS,
+        Outcome::IcmpError | Outcome::Fragment | Outcome::Neighbor | Outcome::Other => Verdict::PASS,
         Outcome::Truncated => Verdict::TRUNCATED,
     };
     if matches!(verdict.action() as u32, DROP | REFUSE) {
@@ -179,20 +180,21 @@ fn opens(parsed: &Parsed) -> bool {
     parsed.protocol == protocol::UDP || parsed.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
 }
 
-/// Why a packet of ours cannot be balanced, whatever its flow.
+/// What becomes of a packet of ours that cannot be balanced here, whatever its flow. XDP leaves first fragments to tc, as it does those
+/// that follow.
 #[inline(always)]
-fn unfit(parsed: &Parsed) -> Option<DropReason> {
-    if parsed.flags & FRAGMENT != 0 {
-        return Some(DropReason::Fragment);
+fn unfit<E: Env>(env: &E, parsed: &Parsed) -> Option<Verdict> {
+    if parsed.flags & MALFORMED != 0 {
+        return Some(Verdict::drop(DropReason::Malformed));
     }
-    (parsed.flags & MALFORMED != 0).then_some(DropReason::Malformed)
+    (parsed.flags & FRAGMENT != 0 && env.hook() == Hook::Xdp).then_some(Verdict::PASS)
 }
 
 /// From a client to a frontend.
 #[inline(always)]
 fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Verdict {
-    if let Some(reason) = unfit(&scratch.packet) {
-        return Verdict::drop(reason);
+    if let Some(verdict) = unfit(env, &scratch.packet) {
+        return verdict;
     }
     scratch.now = env.now();
     scratch.measured = (frontend.flags & FRONTEND_MEASURED) as u32;
@@ -230,7 +232,7 @@ fn turned_away<E: Env>(env: &E, frontend: &Frontend, parsed: &Parsed, reason: Dr
             wake::knock(env, frontend.service);
             Verdict::drop(reason)
         }
-        DropReason::NoBackend => Verdict::refuse(reason),
+        DropReason::NoBackend | DropReason::BackendsFull => Verdict::refuse(reason),
         DropReason::NoFlow if is_answered(env, parsed) => Verdict::refuse(reason),
         _ => Verdict::drop(reason),
     }
@@ -270,9 +272,9 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
     create(env, scratch, frontend)
 }
 
-/// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one
-/// of a backend that was removed before it answered, or is gone. Where every backend is unhealthy they are used all the same: then tc finds the flow that XDP
-/// has just made for this packet.
+/// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one of a
+/// backend that was removed before it answered, or is gone. Where every backend is unhealthy they are used all the same: then tc finds
+/// the flow that XDP has just made for this packet.
 #[inline(always)]
 fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
     let in_state = |state| env.backend(hit.backend).is_none_or(|b| b.state == state as u8);
@@ -306,8 +308,8 @@ fn reply<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, endp
     let parsed = &scratch.packet;
     scratch.entry = Flow { addr: parsed.dst, id: endpoint, port: parsed.dst_port, ..Flow::default() };
     let Some(client) = reply_flow(env, scratch) else { return Verdict::PASS };
-    if let Some(reason) = unfit(&scratch.packet) {
-        return Verdict::drop(reason);
+    if let Some(verdict) = unfit(env, &scratch.packet) {
+        return verdict;
     }
     let Some(vip) = env.vip(client.id) else { return Verdict::drop(DropReason::StaleTable) };
     scratch.to = Tuple { src: vip.key.addr, dst: client.addr, src_port: vip.key.port, dst_port: client.port };
@@ -356,8 +358,12 @@ fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direc
     if rewrite::transport(packet, parsed, &scratch.to, hop).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
+    let is_fragment = parsed.flags & FRAGMENT != 0;
     let bytes = parsed.ip_bytes as u64 + (segments.max(1) as u64 - 1) * headers as u64;
     count(env, scratch.hit.backend, direction, segments as u64, bytes);
+    if is_fragment && fragment::first(packet, env, scratch, direction).is_none() {
+        return Verdict::drop(DropReason::RewriteFailed);
+    }
     verdict
 }
 
@@ -370,8 +376,9 @@ fn measure<P: Packet, E: Env>(packet: &P, env: &E, hit: &Hit, parsed: &Parsed, d
     }
 }
 
+/// Counts packets of a backend, and their IP bytes.
 #[inline(always)]
-fn count<E: Env>(env: &E, backend: u32, direction: Direction, packets: u64, bytes: u64) {
+pub fn count<E: Env>(env: &E, backend: u32, direction: Direction, packets: u64, bytes: u64) {
     let Some(traffic) = env.traffic(backend) else { return };
     // SAFETY: this CPU's own element; nobody else writes it while a program runs here.
     unsafe {

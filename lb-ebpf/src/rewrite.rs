@@ -32,11 +32,10 @@ pub fn port_change(from: &Parsed, src: Port, dst: Port) -> u32 {
     checksum::add(checksum::port(from.src_port, src), checksum::port(from.dst_port, dst))
 }
 
-/// Writes the IP header: addresses and, if `hop`, one off the time to live.
+/// Writes the IP header: addresses and time to live.
 #[inline(always)]
-pub fn network<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, change: u32, hop: bool) -> Option<()> {
+pub fn network<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, change: u32, ttl: u8) -> Option<()> {
     let l3 = from.l3 as u32;
-    let ttl = from.ttl.wrapping_sub(hop as u8);
     if from.is_v4() {
         let (old, new) = ([from.ttl, from.protocol], [ttl, from.protocol]);
         let half = checksum::half(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
@@ -49,6 +48,12 @@ pub fn network<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, change: u32
     addresses(packet, l3, from.is_v4(), &to.src, &to.dst)
 }
 
+/// A packet's time to live on its way on: one less if it passes a `hop`.
+#[inline(always)]
+pub fn ttl(from: &Parsed, hop: bool) -> u8 {
+    from.ttl.wrapping_sub(hop as u8)
+}
+
 /// Writes a TCP or UDP packet's new tuple.
 #[inline(always)]
 pub fn transport<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, hop: bool) -> Option<()> {
@@ -59,5 +64,5 @@ pub fn transport<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, hop: bool
     let change = TransportChange { pseudo, data, zero_is_none: !tcp, v6: !from.is_v4() };
     packet.fix_transport_checksum(l4 + if tcp { 16 } else { 6 }, change)?;
     packet.store(l4, [to.src_port.0, to.dst_port.0])?;
-    network(packet, from, to, pseudo, hop)
+    network(packet, from, to, pseudo, ttl(from, hop))
 }

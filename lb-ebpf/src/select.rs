@@ -51,6 +51,17 @@ fn ask<E: Env>(env: &E, packet: &Parsed, client: &AffinityKey, frontend: &Fronte
     found.unwrap_or(NONE)
 }
 
+/// Slots from one backend of a selection table to the next.
+#[inline(always)]
+pub fn stride(algorithm: u8) -> u32 {
+    const RANDOM: u8 = Algorithm::Random as u8;
+    const LEAST_CONNECTIONS: u8 = Algorithm::LeastConnections as u8;
+    match algorithm {
+        RANDOM | LEAST_CONNECTIONS => 2,
+        _ => 1,
+    }
+}
+
 /// Whom a client stays with, or begins to.
 #[inline(always)]
 fn stay<E: Env>(env: &E, packet: &Parsed, client: &AffinityKey, frontend: &Frontend, table: Selection) -> Option<u32> {
@@ -60,9 +71,16 @@ fn stay<E: Env>(env: &E, packet: &Parsed, client: &AffinityKey, frontend: &Front
         Some(index) => index,
         None => pick(env, packet, frontend, table)?,
     };
-    let incarnation = env.backend(index)?.incarnation;
-    env.set_affinity(client, &AffinityValue { backend: index, incarnation, last: now });
+    keep(env, client, index, now);
     Some(index)
+}
+
+/// The client stays with this backend from now on.
+#[inline(always)]
+pub fn keep<E: Env>(env: &E, client: &AffinityKey, index: u32, now: u32) {
+    if let Some(backend) = env.backend(index) {
+        env.set_affinity(client, &AffinityValue { backend: index, incarnation: backend.incarnation, last: now });
+    }
 }
 
 /// A remembered backend, if its time is not over and it still takes connections.

@@ -6,8 +6,8 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use lb_common::{
-    Addr, AffinityKey, Algorithm, BackendLoad, Frontend, SocketKey, Traffic,
-    service::{FRONTEND_DROP_INSIDE, FRONTEND_RANGES, FRONTEND_WAKES},
+    Addr, AffinityKey, Algorithm, BackendLoad, DropReason, Frontend, SocketKey, Traffic,
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_RANGES, FRONTEND_WAKES},
     socket::{
         Connection, NOBODY, OWNER_ESTABLISHED, POD_ASK_CGROUPS, POD_CGROUP, POD_DEFAULT, POD_EXCLUDED, POD_NAMESPACE,
         POD_NODE, Pod, PodKey, owner_backend,
@@ -17,6 +17,7 @@ use lb_common::{
 use crate::{
     atomic,
     env::{Env, Shared},
+    limits::{self, Seat},
     parse::{Parsed, protocol},
     requests, select, wake,
 };
@@ -44,8 +45,7 @@ pub trait Process: Env {
     fn in_ranges(&self, frontend: u32, client: &Addr) -> bool;
 }
 
-/// What becomes of a call that names a frontend: a backend's index, or one of three other answers. One word, because BPF functions
-/// return one.
+/// What becomes of a call that names a frontend: a backend's index, or another answer. One word, because BPF functions return one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Choice(u32);
 
@@ -57,10 +57,22 @@ impl Choice {
     /// There are backends, but on other nodes, and the traffic policy is `Local`.
     pub const UNREACHABLE: Self = Self(u32::MAX - 2);
 
-    /// The backend.
+    /// Every backend has as many connections as it may have.
+    pub const FULL: Self = Self(u32::MAX - 3);
+    /// The client has begun as many as it may in this time.
+    pub const CLIENT_RATE: Self = Self(u32::MAX - 4);
+    /// The frontend's clients have, all together.
+    pub const FRONTEND_RATE: Self = Self(u32::MAX - 5);
+    /// With a backend: it is counted on until [`limits::leave`].
+    const RESERVED: u32 = 1 << 31;
+
+    /// The backend, and whether it is counted on.
     #[inline(always)]
-    pub const fn backend(self) -> Option<u32> {
-        if self.0 < Self::UNREACHABLE.0 { Some(self.0) } else { None }
+    pub const fn seat(self) -> Option<Seat> {
+        if self.0 >= Self::FRONTEND_RATE.0 {
+            return None;
+        }
+        Some(Seat { backend: self.0 & !Self::RESERVED, reserved: self.0 & Self::RESERVED })
     }
 }
 
@@ -85,7 +97,7 @@ pub fn choose<P: Process>(process: &P, frontend: &Frontend, key: &SocketKey) -> 
     }
     let affinity = AffinityKey { client, service: frontend.service };
     match select::choose(process, &packet, &affinity, frontend, frontend.inside) {
-        Some(index) => Choice(index),
+        Some(index) => within_limits(process, frontend, &affinity, index),
         None if frontend.flags & FRONTEND_DROP_INSIDE != 0 => Choice::UNREACHABLE,
         None if frontend.flags & FRONTEND_WAKES != 0 => {
             wake::knock(process, frontend.service);
@@ -101,6 +113,22 @@ pub fn choose<P: Process>(process: &P, frontend: &Frontend, key: &SocketKey) -> 
 fn is_on_the_node<P: Process>(process: &P) -> bool {
     let known = process.pod(&PodKey { kind: POD_NAMESPACE, id: process.namespace() });
     known.is_some_and(|pod| pod.flags & POD_NODE != 0)
+}
+
+/// A place at the backend that was selected, or at another.
+#[inline(always)]
+fn within_limits<P: Process>(process: &P, frontend: &Frontend, client: &AffinityKey, index: u32) -> Choice {
+    let mut seat = Seat { backend: index, reserved: 0 };
+    match limits::enter(process, frontend, &client.client, &frontend.inside, &mut seat) {
+        Ok(()) => {}
+        Err(DropReason::ClientRate) => return Choice::CLIENT_RATE,
+        Err(DropReason::FrontendRate) => return Choice::FRONTEND_RATE,
+        Err(_) => return Choice::FULL,
+    }
+    if seat.backend != index && frontend.flags & FRONTEND_AFFINITY != 0 {
+        select::keep(process, client, seat.backend, process.now());
+    }
+    Choice(seat.backend | if seat.reserved != 0 { Choice::RESERVED } else { 0 })
 }
 
 /// What is known of where a process is: of its network namespace, else of its cgroups, else of all.

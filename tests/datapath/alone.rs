@@ -1,6 +1,6 @@
 //! What only memory can be made to show: locked buckets, headers out of reach, segmented packets, chosen source ports.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use lb_agent::dataplane::Write;
 use lb_common::{Backend, BackendState, DropReason, Protocol, Traffic, backend::BACKEND_GONE};
@@ -14,7 +14,7 @@ use crate::{
     host::Memory,
     table::{
         net::{Family, Interface, socket},
-        packet::{ACK, FIN, SYN, Shape, Spec, tcp, udp},
+        packet::{ACK, Body, FIN, Part, SYN, Shape, Spec, packet, tcp, udp},
         run::{Fate, Subject as _},
         verify,
         world::{Place, World},
@@ -183,6 +183,28 @@ fn an_answer_is_never_larger_than_what_it_answers() {
             let (fate, after) = memory.run(Hook::Ingress, Interface::Up0, &packet.frame()).expect("a verdict");
             assert_eq!(fate, Fate::Out(Some(Interface::Up0)), "{family:?} {shape:?}");
             assert!(after.len() <= packet.frame().len(), "{family:?} {shape:?}: {} bytes", after.len());
+        }
+    }
+}
+
+#[test]
+fn fragments_of_two_clients_never_get_one_number() {
+    for family in [Family::V4, Family::V6] {
+        let world = World::new(family, Protocol::Udp, &[Place::Remote]);
+        let mut memory = Memory::new();
+        memory.limits.snat_last = memory.limits.snat_first + 100;
+        world.make(1).iter().for_each(|write| memory.write(write));
+        let clients = [8, 9].map(|host| socket(family, 10, host, 40000));
+        let mut numbers = BTreeSet::new();
+        for round in 0..20 {
+            for client in clients {
+                let first = udp(client, world.vip(0)).part(Part::First).id(round);
+                let later = packet(Body::Other(17), client, world.vip(0)).payload(32).part(Part::Later).id(round);
+                let [a, b] =
+                    [first, later].map(|part| part.clone().id_of(&send(&mut memory, Interface::Up0, &part).1).id);
+                assert_eq!(a, b, "{family:?}: one packet has one number");
+                assert!(numbers.insert(a), "{family:?}: {a} twice");
+            }
         }
     }
 }

@@ -135,6 +135,10 @@ impl Subject for Memory {
         let fate = match verdict.action() {
             Action::Pass | Action::Truncated | Action::Stack => Fate::Next,
             Action::Interface => {
+                if !xdp && self.parsed().l3 == 18 {
+                    // tc takes the tag out.
+                    frame.bytes.drain(12..16);
+                }
                 Fate::Out(Interface::ALL.into_iter().find(|i| u32::from(i.number()) == verdict.value()))
             }
             Action::Drop => {

@@ -16,6 +16,7 @@ use lb_common::{
     abi::SweepResult,
     counters::Recount,
     flow::WAYS,
+    fragment::{FRAGMENT_COUNTERS, Fragment, FragmentKey},
     request::{Measure, Request},
 };
 use lb_ebpf::{
@@ -59,6 +60,10 @@ pub(crate) struct Memory {
     pub(crate) woken: RefCell<BTreeSet<u32>>,
     cursors: Vec<UnsafeCell<u64>>,
     affinity: RefCell<HashMap<AffinityKey, AffinityValue>>,
+    fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    fragment_ids: Vec<UnsafeCell<u64>>,
+    rates: Vec<UnsafeCell<u64>>,
+    client_rates: RefCell<HashMap<AffinityKey, Box<UnsafeCell<u64>>>>,
     scratch: *mut Scratch,
 }
 
@@ -117,6 +122,10 @@ impl Memory {
             woken: RefCell::default(),
             cursors: cells(ROOM, 0),
             affinity: RefCell::default(),
+            fragments: RefCell::default(),
+            fragment_ids: cells(FRAGMENT_COUNTERS as usize, 0),
+            rates: cells(ROOM, 0),
+            client_rates: RefCell::default(),
             scratch: Box::into_raw(Box::default()),
         }
     }
@@ -363,6 +372,27 @@ impl Env for At<'_> {
         self.memory.affinity.borrow_mut().insert(*key, *value);
     }
 
+    fn rate(&self, frontend: u32) -> Option<Shared<u64>> {
+        self.memory.rates.get(frontend as usize).map(shared)
+    }
+
+    fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>> {
+        Some(shared(self.memory.client_rates.borrow_mut().entry(*client).or_default()))
+    }
+
+    fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool {
+        let known = self.memory.fragments.borrow().get(key).copied();
+        known.inspect(|fragment| *out = *fragment).is_some()
+    }
+
+    fn note_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.memory.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn fragment_ids(&self, counter: u32) -> Option<Shared<u64>> {
+        self.memory.fragment_ids.get(counter as usize).map(shared)
+    }
+
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         let buckets = if table == Table::Forward { &self.memory.flows } else { &self.memory.replies };
         buckets.get(index as usize).map(shared)
@@ -370,7 +400,8 @@ impl Env for At<'_> {
 
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         // As in the kernel: a tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 > 14 { Route::Defer } else { self.way(scratch.to.src.ip(), scratch.to.dst.ip(), bytes) }
+        let most = if self.hook == Hook::Xdp { 14 } else { 18 };
+        if scratch.packet.l3 > most { Route::Defer } else { self.way(scratch.to.src.ip(), scratch.to.dst.ip(), bytes) }
     }
 
     fn repeat<F: FnMut() -> bool>(&self, times: u32, mut attempt: F) {

@@ -34,7 +34,8 @@ fn with_backends<T: Send>(
         let conditions: Vec<_> = (0..ALL).map(condition).collect();
         (0..ALL).try_for_each(|index| world::put_backend(&mut node.bpf, index, condition(index)))?;
         for frontend in 0..world::FRONTENDS {
-            world::put_frontend(&mut node.bpf, frontend, &world::selection(frontend, &conditions), 0)?;
+            // Nothing but the tables' room is a limit here.
+            world::put_limited(&mut node.bpf, frontend, &world::selection(frontend, &conditions), 0, [0; 3])?;
         }
         node.set_clock(START)?;
         test(node)

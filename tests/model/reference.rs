@@ -43,6 +43,25 @@ pub(crate) struct Model {
     pub(crate) masked_local: u64,
     /// By client: backend, its incarnation, when it was chosen.
     affinity: HashMap<usize, (u32, u32, u32)>,
+    /// By client, or of all, and by frontend.
+    rates: HashMap<(Option<usize>, usize), Rate>,
+}
+
+/// New connections that count still: each second as many are forgotten as may come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    came: u32,
+    at: u32,
+}
+
+impl Rate {
+    fn take(&mut self, rate: u32, now: u32) -> bool {
+        self.came = self.came.saturating_sub(rate.saturating_mul(now - self.at));
+        self.at = now;
+        let comes = self.came < rate;
+        self.came += u32::from(comes);
+        comes
+    }
 }
 
 impl Model {
@@ -60,6 +79,7 @@ impl Model {
             met: BTreeSet::new(),
             masked_local: 0,
             affinity: HashMap::new(),
+            rates: HashMap::new(),
             conditions,
         }
     }
@@ -83,7 +103,7 @@ impl Model {
             let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, choice)? };
             if let Some(reason) = reason {
                 let unknown = reason == DropReason::NoFlow && is_answered(packet);
-                if unknown || reason == DropReason::NoBackend {
+                if unknown || matches!(reason, DropReason::NoBackend | DropReason::BackendsFull) {
                     return Ok(self.refuse(reason, xdp));
                 }
                 *self.drops.entry(reason).or_default() += 1;
@@ -213,8 +233,14 @@ impl Model {
             let waits = world::waits_for_another_node(key.2);
             return Ok(Some(if waits { DropReason::NoLocalBackend } else { DropReason::NoBackend }));
         }
+        let expected = self.with_room(key);
+        if expected.is_empty() {
+            return Ok(Some(DropReason::BackendsFull));
+        }
+        if let Some(reason) = self.comes_too_early(key) {
+            return Ok(Some(reason));
+        }
         let chosen = choice().ok_or_else(|| format!("{key:?}: no flow was made"))?;
-        let expected = self.expected(key);
         if !expected.contains(&chosen.backend) {
             return Err(format!("{key:?}: backend {} was chosen, not one of {expected:?}", chosen.backend));
         }
@@ -231,7 +257,37 @@ impl Model {
         Ok(None)
     }
 
-    /// The backends that a new flow may get.
+    /// The backends that a new flow may get: the selected one or, if that is full, any other that is not.
+    fn with_room(&mut self, key: Key) -> Vec<u32> {
+        let [max, ..] = world::limits(key.2);
+        let selected = self.expected(key);
+        if max == 0 {
+            return selected;
+        }
+        let has_room = |index: &u32| {
+            let load = self.load(*index);
+            load.active + load.pending < u64::from(max)
+        };
+        if selected.iter().all(has_room) {
+            return selected;
+        }
+        self.selections[key.2].slots.iter().map(|slot| *slot as u32).filter(has_room).collect()
+    }
+
+    /// Why a connection that begins now comes too early.
+    fn comes_too_early(&mut self, (client, _, frontend): Key) -> Option<DropReason> {
+        let [_, client_rate, rate] = world::limits(frontend);
+        // All clients of IPv6 are in one network.
+        let client = if world::is_v4(frontend) { client } else { 0 };
+        let now = self.now;
+        let mut comes = |who, rate| rate == 0 || self.rates.entry((who, frontend)).or_default().take(rate, now);
+        if !comes(Some(client), client_rate) {
+            return Some(DropReason::ClientRate);
+        }
+        (!comes(None, rate)).then_some(DropReason::FrontendRate)
+    }
+
+    /// The backends that a new flow may be given first.
     fn expected(&mut self, (client, port, frontend): Key) -> Vec<u32> {
         if world::has_affinity(frontend)
             && let Some((backend, incarnation, last)) = self.affinity.get(&client)

@@ -60,6 +60,11 @@ pub(crate) fn waits_for_another_node(frontend: usize) -> bool {
     frontend % 2 == 1
 }
 
+/// What a frontend's service limits: connections of a backend, new ones a second of a client, and of all; 0: any number.
+pub(crate) fn limits(frontend: usize) -> [u32; 3] {
+    [[0; 3], [0; 3], [0, 1, 0], [4, 0, 0], [0, 3, 0], [0, 0, 2]][frontend]
+}
+
 /// A client's socket, of the family of a frontend.
 pub(crate) fn client(client: usize, port: usize, frontend: usize) -> SocketAddr {
     let net = if is_v4(frontend) { "10.9.0." } else { "fd09::" };
@@ -192,8 +197,19 @@ pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Re
     Ok(bpf.write(&Write::PutBackend(index, backend))?)
 }
 
-/// Writes a frontend with its table into one of two places that take turns.
+/// Writes a frontend with its table into one of two places that take turns, and with its limits.
 pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection, turn: u32) -> Result<()> {
+    put_limited(bpf, frontend, selection, turn, limits(frontend))
+}
+
+/// The same with other limits.
+pub(crate) fn put_limited(
+    bpf: &mut Bpf,
+    frontend: usize,
+    selection: &Selection,
+    turn: u32,
+    [max_connections, client_rate, rate]: [u32; 3],
+) -> Result<()> {
     let offset = (frontend as u32 * 2 + turn % 2) * TABLE_ROOM;
     assert!(selection.slots.len() <= TABLE_ROOM as usize, "the table has room");
     let place = lb_common::Selection { offset, len: selection.len };
@@ -207,6 +223,9 @@ pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection
         flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 }
             | if waits_for_another_node(frontend) { FRONTEND_DROP_OUTSIDE } else { 0 },
         zero: 0,
+        max_connections,
+        client_rate,
+        rate,
     };
     bpf.write(&Write::PutSlots(offset, selection.slots.clone()))?;
     bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE, measured: 0 }))?;

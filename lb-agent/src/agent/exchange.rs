@@ -93,8 +93,8 @@ impl Exchange {
     }
 }
 
-/// Backends that have carried something here; where the fewest connections decide, those beside them too, because what other nodes have
-/// with them counts.
+/// Backends that have carried something here; where connections are counted to decide, those beside them too, because what other nodes
+/// have with them counts.
 fn told<'a>(tables: &'a Image, counters: &BTreeMap<u32, Counters>) -> BTreeMap<u32, &'a Backend> {
     let is_there = |backend: &&Backend| backend.state != BackendState::Removed as u8;
     let with = |index: &u32| Some((*index, tables.backends().get(index).filter(is_there)?));
@@ -108,7 +108,10 @@ fn told<'a>(tables: &'a Image, counters: &BTreeMap<u32, Counters>) -> BTreeMap<u
 
 fn compares(tables: &Image, service: u32) -> bool {
     let frontend = tables.frontends_of(service).next().and_then(|key| tables.frontends().get(&key));
-    frontend.is_some_and(|Frontend { algorithm, .. }| *algorithm == Algorithm::LeastConnections as u8)
+    frontend.is_some_and(|frontend| {
+        let Frontend { algorithm, max_connections, .. } = *frontend;
+        algorithm == Algorithm::LeastConnections as u8 || max_connections != 0
+    })
 }
 
 fn name(tables: &Image, backend: &Backend) -> Option<BackendName> {

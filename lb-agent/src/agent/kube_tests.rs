@@ -52,7 +52,7 @@ impl Running {
     /// The addresses clients use.
     fn frontends(&self) -> BTreeSet<String> {
         let tables = self.fake.state().tables.clone();
-        tables.frontends.keys().filter(|key| !key.is_other_ports()).map(|key| key.socket().to_string()).collect()
+        tables.frontends.keys().filter(|key| !key.is_of_address()).map(|key| key.socket().to_string()).collect()
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {

@@ -48,7 +48,7 @@ impl View {
     /// The frontends of each service that lead somewhere, lowest address first.
     pub fn frontends(&self) -> BTreeMap<u32, Vec<SocketKey>> {
         let mut by_service: BTreeMap<u32, Vec<SocketKey>> = BTreeMap::new();
-        for (key, frontend) in self.tables.frontends.iter().filter(|(key, _)| !key.is_other_ports()) {
+        for (key, frontend) in self.tables.frontends.iter().filter(|(key, _)| !key.is_of_address()) {
             by_service.entry(frontend.service).or_default().push(*key);
         }
         for keys in by_service.values_mut() {
@@ -158,7 +158,7 @@ pub(super) mod sample {
             affinity_seconds: 600,
             algorithm: Algorithm::Maglev as u8,
             flags,
-            zero: 0,
+            ..Frontend::default()
         };
         for (id, text, service, offset, flags) in
             [(0, "10.0.0.1:80", 1, 0, 0), (1, "[fd00::1]:80", 1, 0, 0), (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY)]

@@ -296,7 +296,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
         .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
         .map_max_entries(map::SLOTS, sizes.slots)
         .map_max_entries(map::NAMES, sizes.frontends + sizes.backends);
-    for name in [map::FRONTENDS, map::VIPS, map::CURSORS, map::KNOCKS] {
+    for name in [map::FRONTENDS, map::VIPS, map::CURSORS, map::KNOCKS, map::RATES] {
         loader.map_max_entries(name, sizes.frontends);
     }
     for name in [map::BACKENDS, map::ENDPOINTS, map::LOADS, map::TRAFFIC, map::RECOUNTS] {

@@ -30,12 +30,21 @@ pub const HEALTH_CHECK: &str = "weir.dev/health-check";
 pub const HEALTH_CHECK_INTERVAL: &str = "weir.dev/health-check-interval";
 /// So many results in a row change the state.
 pub const HEALTH_CHECK_THRESHOLD: &str = "weir.dev/health-check-threshold";
+/// The most connections that one backend may have.
+pub const MAX_CONNECTIONS: &str = "weir.dev/max-connections-per-backend";
+/// New connections a second, of one client.
+pub const CLIENT_RATE: &str = "weir.dev/max-new-per-second-per-client";
+/// New connections a second, to one frontend.
+pub const RATE: &str = "weir.dev/max-new-per-second";
 /// Kubernetes' old name for `loadBalancerSourceRanges`, honoured where the field is empty.
 pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Whether the sockets of a Pod are balanced at connect.
 pub const SOCKET_LB: &str = "weir.dev/socket-lb";
 /// Size of the Maglev table.
 pub const MAGLEV_SIZE: &str = "weir.dev/maglev-size";
+
+/// A limit beyond this is none.
+const MOST: u32 = 1_000_000;
 
 /// What is wrong with a value, and what it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +149,17 @@ pub fn threshold(value: &str) -> Result<u32, Invalid> {
     }
 }
 
+/// The most that there may be of something.
+pub fn limit(value: &str) -> Result<u32, Invalid> {
+    match value.parse() {
+        Ok(count @ 1..=MOST) => Ok(count),
+        _ => invalid(
+            "the limit is out of range",
+            format!("use a whole number from 1 to {MOST}, or remove the annotation"),
+        ),
+    }
+}
+
 /// A health check with the defaults of its companions: every 5 s, 3 in a row.
 pub fn health_check(probe: Probe, interval: Option<Duration>, threshold: Option<u32>) -> HealthCheck {
     HealthCheck { probe, interval: interval.unwrap_or(Duration::from_secs(5)), threshold: threshold.unwrap_or(3) }
@@ -194,5 +214,9 @@ mod tests {
         }
         assert_eq!(threshold("3"), Ok(3));
         assert!(threshold("0").is_err() && threshold("101").is_err());
+        assert_eq!((limit("1"), limit("1000000")), (Ok(1), Ok(1_000_000)));
+        for bad in ["0", "-1", "1000001", "1.5", "many", ""] {
+            assert!(limit(bad).unwrap_err().remedy.contains("1 to 1000000"), "{bad}");
+        }
     }
 }

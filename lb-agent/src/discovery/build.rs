@@ -58,7 +58,7 @@ pub fn service(
         for (key, spec) in frontends::of_port(service, port, setting) {
             match owners.refusal(service, &key) {
                 // Whose they are makes no difference.
-                Some(_) if key.is_other_ports() => {}
+                Some(_) if key.is_of_address() => {}
                 Some(refusal) => problems.push(refusal),
                 None if taken.insert(key) => drop(frontends.insert(key, spec)),
                 None => problems.push(taken_by_itself(service, port, &key.to_string())),
@@ -104,6 +104,7 @@ fn service_port(
         response_idle: service.response_idle,
         slow_start: service.slow_start,
         health_check: service.health_check.clone(),
+        limits: service.limits,
         health_check_node_port: service.health_check_node_port,
         backends: backends.unwrap_or_default(),
         resting: backends::resting(port, slices),

@@ -29,7 +29,7 @@ pub(super) fn of_port(
     let key = |ip, number| SocketKey::new(SocketAddr::new(ip, number), port.protocol);
     let node = node_addresses(service, port, setting).map(|(ip, number)| (key(ip, number), external(service)));
     let own = service.addresses.iter().map(|(ip, kind)| (key(*ip, port.port), at_address(service, *ip, *kind)));
-    node.chain(own).chain(other_ports(service, port)).collect()
+    node.chain(own).chain(other_ports(service, port)).chain(echo(service, port, setting)).collect()
 }
 
 /// The ports of a cluster's addresses that no Service has: connections are refused, as with kube-proxy, where they would else leave for a
@@ -40,8 +40,26 @@ fn other_ports<'a>(
 ) -> impl Iterator<Item = (SocketKey, FrontendSpec)> + use<'a> {
     let keeps = service.origin == Origin::Api && service.ports.first() == Some(port);
     let cluster = service.addresses.iter().filter(move |(_, kind)| keeps && **kind == AddressKind::Cluster);
-    let refused = FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ranges: None };
-    cluster.map(move |(ip, _)| (SocketKey::other_ports((*ip).into()), refused.clone()))
+    cluster.map(|(ip, _)| (SocketKey::other_ports((*ip).into()), nowhere()))
+}
+
+/// Leads to no backend.
+fn nowhere() -> FrontendSpec {
+    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ranges: None }
+}
+
+/// The addresses at which nobody else answers to an echo: those of load balancers and external ones, unless they are the node's own. The
+/// first port of the Service keeps them.
+fn echo<'a>(
+    service: &'a ServiceObject,
+    port: &PortObject,
+    setting: &'a Setting<'_>,
+) -> impl Iterator<Item = (SocketKey, FrontendSpec)> + 'a {
+    let keeps = service.ports.first() == Some(port);
+    let own = |ip: &IpAddr| setting.node.addresses().any(|known| known == *ip);
+    let outer = service.addresses.iter().filter(move |(_, kind)| keeps && **kind != AddressKind::Cluster);
+    let outer = outer.filter(move |(ip, _)| !own(ip));
+    outer.map(|(ip, _)| (SocketKey::echo((*ip).into()), nowhere()))
 }
 
 fn node_addresses<'a>(

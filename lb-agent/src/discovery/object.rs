@@ -13,7 +13,7 @@ use lb_common::{Algorithm, Protocol};
 
 use super::{Origin, Problem, context::Context, service, slice};
 use crate::{
-    model::{Feedback, HealthCheck, Reach},
+    model::{Feedback, HealthCheck, Limits, Reach},
     scaling::Policy,
 };
 
@@ -81,6 +81,8 @@ pub struct ServiceObject {
     pub slow_start: Option<Duration>,
     /// `weir.dev/health-check` and its companions.
     pub health_check: Option<HealthCheck>,
+    /// `weir.dev/max-connections-per-backend` and the like.
+    pub limits: Limits,
 }
 
 /// What an address is to its Service. One that is several things is the last of them.

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Algorithm, Protocol};
+use lb_common::{Algorithm, Protocol, SocketKey};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     read,
 };
 use crate::{
-    model::{BackendSpec, FrontendSpec, Reach, ServiceId, ServicePort},
+    model::{BackendSpec, FrontendSpec, Limits, Reach, ServiceId, ServicePort},
     node::{
         state::Event,
         testing::{address, link, view},
@@ -107,7 +107,7 @@ fn built(service: &ServiceObject, slices: &[SliceObject]) -> (Vec<(ServiceId, Se
 }
 
 /// A frontend in words: where, how far clients inside and outside get (C or L), and who may.
-fn in_words((key, spec): (&lb_common::SocketKey, &FrontendSpec)) -> String {
+fn in_words((key, spec): (&SocketKey, &FrontendSpec)) -> String {
     let reach = |reach: Reach| if reach == Reach::Local { 'L' } else { 'C' };
     let ranges = spec.ranges.iter().map(|ranges| {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
@@ -119,7 +119,7 @@ fn in_words((key, spec): (&lb_common::SocketKey, &FrontendSpec)) -> String {
 fn all_frontends(service: &ServiceObject) -> BTreeSet<String> {
     with_setting(|setting| {
         let ports = service.ports.iter().map(|port| frontends::of_port(service, port, setting));
-        let leads = |(key, _): &(&lb_common::SocketKey, &FrontendSpec)| !key.is_other_ports();
+        let leads = |(key, _): &(&SocketKey, &FrontendSpec)| !key.is_of_address();
         ports.flat_map(|frontends| frontends.iter().filter(leads).map(in_words).collect::<Vec<_>>()).collect()
     })
 }
@@ -228,17 +228,17 @@ fn every_kind_of_frontend() {
     }
 }
 
-/// The ports of a Service that refuse all other ports of an address, and these addresses.
-fn refusing(service: &ServiceObject) -> Vec<(u16, Vec<String>)> {
+/// The ports of a Service that keep keys of whole addresses of this kind, and these addresses.
+fn keeping(service: &ServiceObject, of: fn(lb_common::Addr) -> SocketKey) -> Vec<(u16, Vec<String>)> {
     with_setting(|setting| {
-        let others =
-            |port| frontends::of_port(service, port, setting).into_iter().filter(|(key, _)| key.is_other_ports());
         let addresses = |port| {
-            let nowhere = |(key, spec): (lb_common::SocketKey, FrontendSpec)| {
+            let of_address =
+                frontends::of_port(service, port, setting).into_iter().filter(|(key, _)| key.is_of_address());
+            let nowhere = |(key, spec): (SocketKey, FrontendSpec)| {
                 assert_eq!((spec.inside, spec.outside), (Reach::Nowhere, Reach::Nowhere));
-                key.addr.ip().to_string()
+                (key == of(key.addr)).then(|| key.addr.ip().to_string())
             };
-            others(port).map(nowhere).collect()
+            of_address.filter_map(nowhere).collect()
         };
         service.ports.iter().map(|port| (port.port, addresses(port))).collect()
     })
@@ -249,11 +249,20 @@ fn other_ports_of_a_clusters_addresses_are_refused() {
     let dual = "clusterIP: fd00::10, clusterIPs: ['fd00::10', 10.96.0.1], ipFamilies: [IPv6, IPv4], \
                 externalIPs: [198.51.100.1], ports: [{name: a, port: 80}, {name: b, port: 443}]|{ip: 203.0.113.1}";
     let addresses = ["10.96.0.1", "fd00::10"].map(str::to_owned).to_vec();
-    assert_eq!(refusing(&service(dual)), [(80, addresses), (443, vec![])]);
+    assert_eq!(keeping(&service(dual), SocketKey::other_ports), [(80, addresses), (443, vec![])]);
     let text =
         "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
     let in_files = read::read("a.yaml".as_ref(), text).unwrap();
-    assert_eq!(refusing(&in_files.services[0]), [(80, vec![])], "whose address it is, files do not tell");
+    let refusing = keeping(&in_files.services[0], SocketKey::other_ports);
+    assert_eq!(refusing, [(80, vec![])], "whose address it is, files do not tell");
+}
+
+#[test]
+fn echo_is_answered_at_addresses_that_are_nobody_elses() {
+    let fields = "clusterIP: 10.96.0.1, externalIPs: [198.51.100.1, 192.0.2.1], \
+                  ports: [{name: a, port: 80}, {name: b, port: 443}]|{ip: 203.0.113.1}";
+    let addresses = ["198.51.100.1", "203.0.113.1"].map(str::to_owned).to_vec();
+    assert_eq!(keeping(&service(fields), SocketKey::echo), [(80, addresses), (443, vec![])]);
 }
 
 #[test]
@@ -396,6 +405,18 @@ fn an_endpoint_that_is_not_ready_is_no_backend_and_still_there() {
 }
 
 #[test]
+fn limits_are_read_and_what_is_none_is_told() {
+    let annotations = "{weir.dev/max-connections-per-backend: '100', weir.dev/max-new-per-second-per-client: '5', \
+                       weir.dev/max-new-per-second: lots}";
+    let (object, problems) = service_with("", annotations);
+    let limits = Limits { connections: Some(100), client_rate: Some(5), rate: None };
+    assert_eq!(object.unwrap().limits, limits);
+    let told: Vec<_> = problems.iter().map(|problem| (problem.field.as_str(), problem.value.as_str())).collect();
+    assert_eq!(told, [("metadata.annotations.weir.dev/max-new-per-second", "lots")]);
+    assert!(problems[0].remedy.contains("1 to 1000000"), "{problems:?}");
+}
+
+#[test]
 fn slices_of_one_service_are_one() {
     let slices = [
         slice("web-1", HTTP, "{addresses: [10.0.0.1], nodeName: here}, {addresses: [10.9.0.1], nodeName: there}"),
@@ -506,7 +527,7 @@ fn a_stale_node_port_is_the_older_services_and_the_other_keeps_the_rest() {
         assert_eq!(lost, [("shop".to_owned(), "new".to_owned())].into());
         let frontends = |owners: &Owners| {
             let (ports, problems) = build::service(&new, &[], setting, owners);
-            let leads = ports[0].1.frontends.keys().filter(|key| !key.is_other_ports());
+            let leads = ports[0].1.frontends.keys().filter(|key| !key.is_of_address());
             (leads.map(ToString::to_string).collect::<Vec<_>>(), problems)
         };
         let (left, problems) = frontends(&owners);

@@ -15,7 +15,7 @@ use super::{
     context::{Context, port, protocol},
     object::{AddressKind, Families, PortObject},
 };
-use crate::model::{HealthCheck, Reach};
+use crate::model::{HealthCheck, Limits, Reach};
 
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
@@ -48,6 +48,7 @@ pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<Serv
         response_idle: context.annotation(annotations, a::RESPONSE_IDLE, a::duration),
         slow_start: context.annotation(annotations, a::SLOW_START, a::duration),
         health_check: health_check(context, annotations),
+        limits: limits(context, annotations),
     };
     let external = spec.type_.as_deref() == Some("ExternalName");
     (context.is_usable() && !external).then_some(object)
@@ -208,4 +209,12 @@ fn health_check(context: &mut Context<'_>, annotations: &BTreeMap<String, String
     let interval = context.annotation(annotations, a::HEALTH_CHECK_INTERVAL, a::duration);
     let threshold = context.annotation(annotations, a::HEALTH_CHECK_THRESHOLD, a::threshold);
     probe.map(|probe| a::health_check(probe, interval, threshold))
+}
+
+fn limits(context: &mut Context<'_>, annotations: &BTreeMap<String, String>) -> Limits {
+    Limits {
+        connections: context.annotation(annotations, a::MAX_CONNECTIONS, a::limit),
+        client_rate: context.annotation(annotations, a::CLIENT_RATE, a::limit),
+        rate: context.annotation(annotations, a::RATE, a::limit),
+    }
 }

@@ -15,7 +15,7 @@ use lb_common::{Addr, Algorithm, BackendState, SocketKey};
 
 use crate::{
     dataplane::{Capacity, Write},
-    model::{FrontendSpec, ServiceId},
+    model::{FrontendSpec, Limits, ServiceId},
 };
 
 mod finish;
@@ -46,6 +46,8 @@ pub struct DesiredService {
     pub affinity: Option<Duration>,
     /// The Maglev table's size, if it does not follow the number of backends.
     pub maglev_size: Option<u32>,
+    /// How much of it may be used at a time.
+    pub limits: Limits,
     /// How long a response may pause before it is over, where requests are measured; TCP's are.
     pub response_idle: Option<Duration>,
     /// Whether who finds no backend wakes it.

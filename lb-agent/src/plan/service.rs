@@ -258,6 +258,9 @@ impl<'a> Planner<'a> {
             algorithm: self.service.algorithm as u8,
             flags: flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag),
             zero: 0,
+            max_connections: self.service.limits.connections.unwrap_or(0),
+            client_rate: self.service.limits.client_rate.unwrap_or(0),
+            rate: self.service.limits.rate.unwrap_or(0),
         };
         let networks = spec.ranges.iter().flatten().map(IpNet::trunc).collect();
         self.ranges(frontend.id, &networks, key, frontend);

@@ -114,10 +114,11 @@ fn meaning(tables: &Tables) -> BTreeMap<ServiceId, Meaning> {
         service.port_name = port_name;
         let measured = tables.vips[&frontend.id].measured;
         let tables = [frontend.inside, frontend.outside].map(|table| taking(tables, table));
-        let Frontend { algorithm, affinity_seconds, flags, .. } = *frontend;
+        let Frontend { algorithm, affinity_seconds, flags, max_connections, client_rate, rate, .. } = *frontend;
+        let limits = [max_connections, client_rate, rate];
         service
             .frontends
-            .insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, measured, networks });
+            .insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, limits, measured, networks });
     }
     for (index, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Removed as u8) {
         let meaning = BackendMeaning {
@@ -147,6 +148,7 @@ struct FrontendMeaning {
     algorithm: u8,
     affinity_seconds: u32,
     flags: u8,
+    limits: [u32; 3],
     /// For replies.
     measured: u16,
     networks: BTreeSet<ipnet::IpNet>,
@@ -190,6 +192,8 @@ fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
             algorithm: service.algorithm as u8,
             affinity_seconds: service.affinity.map_or(0, |time| time.as_secs() as u32),
             flags,
+            limits: [service.limits.connections, service.limits.client_rate, service.limits.rate]
+                .map(Option::unwrap_or_default),
             measured: u16::from(idle != 0),
             networks: spec.ranges.clone().unwrap_or_default(),
             tables,
@@ -326,19 +330,19 @@ fn any_services() -> impl Strategy<Value = Services> {
             let port_name = "p".repeat(usize::from(n % 2));
             let (maglev_size, response_idle) = (Some(31), (n >= 2).then_some(Duration::from_millis(1500)));
             let wakes = udp;
-            (
-                id,
-                DesiredService {
-                    port_name,
-                    frontends,
-                    algorithm,
-                    affinity,
-                    maglev_size,
-                    response_idle,
-                    wakes,
-                    backends,
-                },
-            )
+            let limits = Limits { connections: Some(7), client_rate: None, rate: (n >= 2).then_some(100) };
+            let service = DesiredService {
+                port_name,
+                frontends,
+                algorithm,
+                affinity,
+                maglev_size,
+                limits,
+                response_idle,
+                wakes,
+                backends,
+            };
+            (id, service)
         });
         // A frontend of another protocol than its service's cannot be: the model never makes one.
         let mut services: Services = services.collect();

@@ -15,6 +15,7 @@ use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Range, SocketKey, Traffic,
     Vip,
     counters::Recount,
+    fragment::{Fragment, FragmentKey},
     names::{INTERFACE_INSIDE, INTERFACE_XDP},
     request::{Measure, Request},
 };
@@ -209,6 +210,42 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn rate(&self, frontend: u32) -> Option<Shared<u64>> {
+        RATES.get_ptr_mut(frontend).map(shared)
+    }
+
+    #[inline(always)]
+    fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>> {
+        if let Some(due) = CLIENT_RATES.get_ptr_mut(client) {
+            return Some(shared(due));
+        }
+        // Another CPU may have noted it meanwhile, which is as good.
+        let _ = CLIENT_RATES.insert(client, &0, BPF_NOEXIST as u64);
+        CLIENT_RATES.get_ptr_mut(client).map(shared)
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool {
+        // SAFETY: fragments of one packet that come at once may find a value that is being written: they are lost then.
+        let found = unsafe { FRAGMENTS.get(key) };
+        if let Some(fragment) = found {
+            *out = *fragment;
+        }
+        found.is_some()
+    }
+
+    #[inline(always)]
+    fn note_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        // An LRU map makes room by itself; where it cannot, the others are dropped.
+        let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn fragment_ids(&self, counter: u32) -> Option<Shared<u64>> {
+        FRAGMENT_IDS.get_ptr_mut(counter).map(shared)
+    }
+
+    #[inline(always)]
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         match table {
             Table::Forward => FLOWS.get_ptr_mut(index).map(shared),
@@ -218,11 +255,11 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
 
     #[inline(always)]
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
-        // A tag that is still in the packet would travel on with it.
-        if scratch.packet.l3 > 14 {
+        let xdp = self.hook == Hook::Xdp;
+        // A tag that is still in the packet would travel on with it; tc takes out one beside that which the kernel has taken out.
+        if scratch.packet.l3 > if xdp { 14 } else { 18 } {
             return Route::Defer;
         }
-        let xdp = self.hook == Hook::Xdp;
         ask(scratch, self.interface, bytes);
         let fib = &mut scratch.fib;
         // SAFETY: `fib` has the layout and the size the helper expects, `ctx` is this program's.

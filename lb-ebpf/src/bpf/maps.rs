@@ -11,6 +11,7 @@ use lb_common::{
     Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
+    fragment::{FRAGMENT_COUNTERS, Fragment, FragmentKey},
     names::{Name, NameKey},
     request::{Measure, Request},
     socket::{Connection, Peers, Pod, PodKey},
@@ -53,6 +54,10 @@ maps! {
     "requests" REQUESTS: HashMap<u64, Request> = 65536, BPF_F_NO_PREALLOC;
     "measures" MEASURES: HashMap<u32, Measure> = 16384, BPF_F_NO_PREALLOC;
     "knocks" KNOCKS: Array<u64> = 4096, 0;
+    "rates" RATES: Array<u64> = 4096, 0;
+    "client_rates" CLIENT_RATES: LruHashMap<AffinityKey, u64> = 65536, 0;
+    "fragments" FRAGMENTS: LruHashMap<FragmentKey, Fragment> = 16384, 0;
+    "fragment_ids" FRAGMENT_IDS: Array<u64> = FRAGMENT_COUNTERS, 0;
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }

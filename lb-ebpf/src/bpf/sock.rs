@@ -25,6 +25,7 @@ use lb_common::{
 use lb_ebpf::{
     atomic,
     env::{Env, Hook, Shared},
+    limits,
     parse::protocol,
     socket::{self, Choice, Process},
     socket_peers::{self, Found},
@@ -168,10 +169,12 @@ fn frontend<'a>(env: &'a Kernel<'_, SockAddrContext>, key: &SocketKey) -> Option
 /// Ends a call for want of a backend.
 #[inline(always)]
 fn deny(choice: Choice) -> i32 {
-    let (error, reason) = if choice == Choice::UNREACHABLE {
-        (EHOSTUNREACH, DropReason::NoLocalBackend)
-    } else {
-        (ECONNREFUSED, DropReason::NoBackend)
+    let (error, reason) = match choice {
+        Choice::UNREACHABLE => (EHOSTUNREACH, DropReason::NoLocalBackend),
+        Choice::FULL => (ECONNREFUSED, DropReason::BackendsFull),
+        Choice::CLIENT_RATE => (ECONNREFUSED, DropReason::ClientRate),
+        Choice::FRONTEND_RATE => (ECONNREFUSED, DropReason::FrontendRate),
+        _ => (ECONNREFUSED, DropReason::NoBackend),
     };
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: this CPU's element; atomic, because a packet may come between.
@@ -191,11 +194,19 @@ fn connect(call: &Call<'_>) -> i32 {
         return ALLOW;
     };
     let choice = socket::choose(&env, frontend, &key);
-    let Some(index) = choice.backend() else {
+    let Some(seat) = choice.seat() else {
         forget(call);
         return if choice == Choice::LEAVE { ALLOW } else { deny(choice) };
     };
-    let Some(backend) = env.backend(index) else { return deny(Choice::REFUSE) };
+    let connected = to_backend(call, &env, key, seat.backend);
+    limits::leave(&env, &seat);
+    if connected { ALLOW } else { deny(Choice::REFUSE) }
+}
+
+/// Connects a socket that names a frontend to a backend. `false`: there is none of this index.
+#[inline(always)]
+fn to_backend(call: &Call<'_>, env: &Kernel<'_, SockAddrContext>, key: SocketKey, index: u32) -> bool {
+    let Some(backend) = env.backend(index) else { return false };
     let endpoint = backend.key();
     // Without memory for it the socket works, and is not counted.
     if let Some(connection) = call.storage(&SOCKETS, true) {
@@ -211,11 +222,11 @@ fn connect(call: &Call<'_>) -> i32 {
             (*connection).namespace = env.namespace();
             // A datagram socket is connected when the call returns.
             let established = if key.protocol == protocol::UDP { OWNER_ESTABLISHED } else { 0 };
-            socket::hand_over(&env, addr_of_mut!((*connection).owner), owner(index) | established);
+            socket::hand_over(env, addr_of_mut!((*connection).owner), owner(index) | established);
         }
     }
     call.set(&endpoint);
-    ALLOW
+    true
 }
 
 /// The socket goes elsewhere.
@@ -250,12 +261,16 @@ fn send(call: &Call<'_>) -> i32 {
     };
     if at & KNOWN == 0 {
         let choice = socket::choose(&env, frontend, &key);
-        let Some(index) = choice.backend() else {
+        let Some(seat) = choice.seat() else {
             return if choice == Choice::LEAVE { ALLOW } else { deny(choice) };
         };
-        let Some(peers) = call.storage(&PEERS, true) else { return ALLOW };
-        if socket_peers::put(&env, peers, at, &key, index).is_none() {
-            return deny(Choice::REFUSE);
+        let peers = call.storage(&PEERS, true);
+        let put = peers.map(|peers| socket_peers::put(&env, peers, at, &key, seat.backend).is_some());
+        limits::leave(&env, &seat);
+        match put {
+            Some(true) => {}
+            Some(false) => return deny(Choice::REFUSE),
+            None => return ALLOW,
         }
     }
     at &= !KNOWN;

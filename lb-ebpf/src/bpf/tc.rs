@@ -178,7 +178,9 @@ fn redirect<E: Env>(env: &E, skb: *mut __sk_buff, interface: u32) -> i32 {
         if scratch.packet.l3 == 0 && !give_ethernet(skb) {
             return drop_packet(DropReason::RewriteFailed as u32);
         }
-        if (*skb).vlan_present != 0 && bpf_skb_vlan_pop(skb) != 0 {
+        // The tag that the kernel has taken out of the packet, then the one that is still in there.
+        let (outer, inner) = ((*skb).vlan_present != 0, scratch.packet.l3 > 14);
+        if outer && bpf_skb_vlan_pop(skb) != 0 || inner && bpf_skb_vlan_pop(skb) != 0 {
             return drop_packet(DropReason::RewriteFailed as u32);
         }
         let hop = core::ptr::from_mut(&mut scratch.next_hop).cast();

@@ -101,8 +101,10 @@ fn a_total_is_claimed_once() {
 
 #[test]
 fn answers_are_one_word() {
-    assert_eq!(Choice(3).backend(), Some(3));
-    for other in [Choice::LEAVE, Choice::REFUSE, Choice::UNREACHABLE] {
-        assert_eq!(other.backend(), None);
+    assert_eq!(Choice(3).seat(), Some(Seat { backend: 3, reserved: 0 }));
+    assert!(Choice(3 | Choice::RESERVED).seat().is_some_and(|seat| seat.backend == 3 && seat.reserved != 0));
+    let limits = [Choice::FULL, Choice::CLIENT_RATE, Choice::FRONTEND_RATE];
+    for other in [Choice::LEAVE, Choice::REFUSE, Choice::UNREACHABLE].into_iter().chain(limits) {
+        assert_eq!(other.seat(), None);
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Body {
     /// UDP over IPv4 without a checksum.
     UdpNoSum,
     Icmp(Icmp),
+    /// An ICMP message of this type, with a number and a turn.
+    Echo(u8),
     /// A protocol by its number, of which nobody reads more.
     Other(u8),
 }
@@ -83,6 +85,8 @@ pub(crate) struct Spec {
     pub(crate) payload: Vec<u8>,
     pub(crate) shape: Shape,
     pub(crate) part: Part,
+    /// Which packet a fragment is of.
+    pub(crate) id: u32,
     /// Sequence and acknowledgment number of a TCP segment.
     pub(crate) numbers: [u32; 2],
     /// Made by Weir itself: no flow label, and may be fragmented.
@@ -99,6 +103,7 @@ pub(crate) fn packet(body: Body, src: SocketAddr, dst: SocketAddr) -> Spec {
         payload: Vec::new(),
         shape: Shape::Plain,
         part: Part::Whole,
+        id: 7,
         numbers: [SEQUENCE, ACKNOWLEDGMENT],
         ours: false,
     }
@@ -140,6 +145,17 @@ impl Spec {
 
     pub(crate) fn part(self, part: Part) -> Self {
         Self { part, ..self }
+    }
+
+    pub(crate) fn id(self, id: u32) -> Self {
+        Self { id, ..self }
+    }
+
+    /// The fragment with the id that is in a frame of its form.
+    pub(crate) fn id_of(self, frame: &[u8]) -> Self {
+        let (at, length) = if self.src.is_ipv4() { (self.l3() + 4, 2) } else { (self.l4() - 4, 4) };
+        let bytes = frame.get(at..at + length).unwrap_or_default();
+        self.id(bytes.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)))
     }
 
     /// An ICMP error by `from` to this packet's sender that quotes so many bytes of this packet.
@@ -210,6 +226,7 @@ impl Spec {
                 header.set_payload_len(transport.len()).expect("fits");
                 header.dont_fragment = self.part == Part::Whole && !self.ours;
                 header.more_fragments = self.part == Part::First;
+                header.identification = if self.part == Part::Whole { 0 } else { self.id as u16 };
                 let offset = if self.part == Part::Later { 100 } else { 0 };
                 header.fragment_offset = offset.try_into().expect("13 bits");
                 header.header_checksum = header.calc_header_checksum();
@@ -236,8 +253,8 @@ impl Spec {
         match &self.body {
             Body::Tcp(_) | Body::Reset(_) => IpNumber::TCP,
             Body::Udp | Body::UdpNoSum => IpNumber::UDP,
-            Body::Icmp(_) if self.src.is_ipv4() => IpNumber::ICMP,
-            Body::Icmp(_) => IpNumber::IPV6_ICMP,
+            Body::Icmp(_) | Body::Echo(_) if self.src.is_ipv4() => IpNumber::ICMP,
+            Body::Icmp(_) | Body::Echo(_) => IpNumber::IPV6_ICMP,
             Body::Other(number) => IpNumber(*number),
         }
     }
@@ -266,8 +283,8 @@ impl Spec {
         };
         match self.part {
             Part::Whole => {}
-            Part::First => headers.push((44, vec![0, 0, 1, 0, 0, 0, 7])),
-            Part::Later => headers.push((44, vec![0, 0, 0x80, 0, 0, 0, 7])),
+            Part::First => headers.push((44, [&[0, 0, 1], &self.id.to_be_bytes()[..]].concat())),
+            Part::Later => headers.push((44, [&[0, 0, 0x80], &self.id.to_be_bytes()[..]].concat())),
         }
         let mut next = self.protocol().0;
         let mut bytes = Vec::new();
@@ -310,6 +327,7 @@ impl Spec {
                 quoted.truncate(icmp.bytes);
                 [&[icmp.kind, icmp.code, 0, 0], &icmp.word.to_be_bytes()[..], &quoted].concat()
             }
+            Body::Echo(kind) => [&[*kind, 0, 0, 0, 0x12, 0x34, 0, 9], &self.payload[..]].concat(),
             Body::Other(_) => self.payload.clone(),
         }
         .with_checksum(self)
@@ -325,7 +343,7 @@ impl WithChecksum for Vec<u8> {
         let at = match spec.body {
             Body::Tcp(_) | Body::Reset(_) => 16,
             Body::Udp => 6,
-            Body::Icmp(_) => 2,
+            Body::Icmp(_) | Body::Echo(_) => 2,
             Body::UdpNoSum | Body::Other(_) => return self,
         };
         let sum = sum(spec.src.ip(), spec.dst.ip(), spec.protocol().0, &self);

@@ -78,12 +78,16 @@ pub(crate) struct World {
     pub(crate) local_outside: bool,
     /// More flags of the frontends.
     pub(crate) flags: u8,
+    /// Connections of a backend, new ones a second of a client, and of all; 0: any number.
+    pub(crate) limits: [u32; 3],
     /// Who may use the frontends, with [`FRONTEND_RANGES`].
     pub(crate) ranges: Vec<IpNet>,
     /// Whether the frontends' address is announced by [`Interface::Up0`].
     pub(crate) announced: bool,
     /// Whether the frontends' address is a cluster's: its other ports are refused.
     pub(crate) cluster: bool,
+    /// Whether the frontends' address is nobody else's: echo requests to it are answered.
+    pub(crate) echo: bool,
 }
 
 impl World {
@@ -99,9 +103,11 @@ impl World {
             stale: false,
             local_outside: false,
             flags: 0,
+            limits: [0; 3],
             ranges: Vec::new(),
             announced: false,
             cluster: false,
+            echo: false,
         }
     }
 
@@ -207,6 +213,9 @@ impl World {
             algorithm: self.algorithm as u8,
             flags: self.flags | if self.affinity > 0 { FRONTEND_AFFINITY } else { 0 },
             zero: 0,
+            max_connections: self.limits[0],
+            client_rate: self.limits[1],
+            rate: self.limits[2],
         };
         writes.push(Write::PutFrontend(self.key(self.vip(frontend)), record));
         writes
@@ -234,8 +243,11 @@ impl World {
         self.announced.then(|| Write::PutAnnounced(self.vip(0).ip().into(), announced))
     }
 
-    fn other_ports(&self) -> Option<SocketKey> {
-        self.cluster.then(|| SocketKey::other_ports(self.vip(0).ip().into()))
+    /// The keys of the frontends' whole address.
+    fn of_address(&self) -> Vec<SocketKey> {
+        let address = self.vip(0).ip().into();
+        let keys = [(self.cluster, SocketKey::other_ports(address)), (self.echo, SocketKey::echo(address))];
+        keys.into_iter().filter(|(has, _)| *has).map(|(_, key)| key).collect()
     }
 
     /// The number of backend records.
@@ -252,14 +264,14 @@ impl World {
         let rest = self.select(base).into_iter().chain(self.admit()).chain(self.announce());
         let refusing =
             Frontend { id: self.frontends, service: base, algorithm: self.algorithm as u8, ..Frontend::default() };
-        let rest = rest.chain(self.other_ports().map(|key| Write::PutFrontend(key, refusing)));
+        let rest = rest.chain(self.of_address().into_iter().map(|key| Write::PutFrontend(key, refusing)));
         vips.chain(backends).chain(endpoints).chain(rest).collect()
     }
 
     /// The writes that take its frontends away.
     pub(crate) fn remove_frontends(&self) -> Vec<Write> {
         let remove = |f| [Write::DeleteFrontend(self.key(self.vip(f))), self.vip_record(f, VIP_REMOVED)];
-        (0..self.frontends).flat_map(remove).chain(self.other_ports().map(Write::DeleteFrontend)).collect()
+        (0..self.frontends).flat_map(remove).chain(self.of_address().into_iter().map(Write::DeleteFrontend)).collect()
     }
 
     /// The writes that take away all the rest, once no flow is left.

@@ -96,7 +96,7 @@ pub fn frontend(question: &Question, view: &View) -> Result<Frontend, Error> {
     let found = frontends.get(&question.frontend).or_else(|| frontends.get(&others)).copied();
     let frontend = found.ok_or_else(|| Error::UnknownFrontend {
         frontend: question.frontend,
-        known: frontends.keys().filter(|key| !key.is_other_ports()).map(ToString::to_string).collect(),
+        known: frontends.keys().filter(|key| !key.is_of_address()).map(ToString::to_string).collect(),
     })?;
     if question.frontend.addr.is_v4() != question.client.addr.is_v4() {
         return Err(Error::Family { client: question.client.addr.ip(), frontend: question.frontend });

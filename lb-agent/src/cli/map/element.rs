@@ -6,6 +6,7 @@ use lb_common::{
     abi::SweepResult,
     counters::Recount,
     flow::{WAYS, meta_generation, meta_state},
+    fragment::{Fragment, FragmentKey},
     names::{INTERFACE_INSIDE, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
     request::{Measure, Request, bucket_start, flow_of_key},
     service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
@@ -52,6 +53,7 @@ pub fn frontend(key: &SocketKey, frontend: &Frontend) -> Element {
         "tableOffset": frontend.inside.offset, "tableLength": frontend.inside.len,
         "outsideTableOffset": frontend.outside.offset, "outsideTableLength": frontend.outside.len,
         "affinity": frontend.flags & FRONTEND_AFFINITY != 0, "affinitySeconds": frontend.affinity_seconds,
+        "maxConnections": frontend.max_connections, "clientRate": frontend.client_rate, "rate": frontend.rate,
     }
 }
 
@@ -102,6 +104,30 @@ pub fn affinity(key: &AffinityKey, value: &AffinityValue) -> Element {
         "client": key.client.ip().to_string(), "service": key.service, "backend": value.backend,
         "incarnation": value.incarnation, "last": value.last,
     }
+}
+
+/// Element of `rates`.
+pub fn rate(frontend: u32, due: u64) -> Element {
+    element! { "id": frontend, "due": due }
+}
+
+/// Element of `client_rates`.
+pub fn client_rate(key: &AffinityKey, due: &u64) -> Element {
+    element! { "client": key.client.ip().to_string(), "service": key.service, "due": due }
+}
+
+/// Element of `fragments`.
+pub fn fragment(key: &FragmentKey, fragment: &Fragment) -> Element {
+    element! {
+        "from": key.src.ip().to_string(), "to": key.dst.ip().to_string(), "number": key.id,
+        "newFrom": fragment.src.ip().to_string(), "newTo": fragment.dst.ip().to_string(), "newNumber": fragment.id,
+        "backend": fragment.backend, "direction": if fragment.out != 0 { "out" } else { "in" }, "seen": fragment.seen,
+    }
+}
+
+/// Element of `fragment_ids`.
+pub fn fragment_ids(counter: u32, given: u64) -> Element {
+    element! { "counter": counter, "given": given }
 }
 
 /// The used ways of an element of `flows` or `replies`.
@@ -261,7 +287,7 @@ mod tests {
         let dns = key("10.0.0.2:53/UDP");
         assert_eq!(
             text(&frontend(&dns, &tables.frontends[&dns])),
-            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600}"#
+            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600,"maxConnections":0,"clientRate":0,"rate":0}"#
         );
         assert_eq!(
             text(&vip(2, &tables.vips[&2])),

@@ -1,10 +1,13 @@
 //! The cases.
 
 mod conversations;
+mod echo;
 mod edges;
 mod errors;
+mod fragments;
 mod full;
 mod inside;
+mod limits;
 mod lives;
 mod neighbors;
 mod odd;
@@ -38,8 +41,11 @@ pub(crate) fn all() -> Vec<Case> {
         ways::cases(),
         selection::cases(),
         full::cases(),
+        fragments::cases(),
         edges::cases(),
+        echo::cases(),
         inside::cases(),
+        limits::cases(),
         refused::cases(),
         neighbors::cases(),
         requests::cases(),

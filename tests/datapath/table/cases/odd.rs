@@ -26,7 +26,6 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             cases.push(ends_early(world.clone(), Shape::Plain));
             cases.push(ends_early(world.clone(), Shape::ManyOptions));
-            cases.push(fragments(world.clone()));
             cases.push(malformed_answers(world.clone()));
             cases.push(vlan(world.clone()));
             cases.push(others_ports(world));
@@ -98,20 +97,6 @@ fn with_ip_length(packet: &Spec, length: usize) -> Vec<u8> {
     frame
 }
 
-/// First fragments for a frontend are dropped, later ones have no ports to know them by.
-fn fragments(world: World) -> Case {
-    let packet = opening(&world);
-    let mut case = named("fragments", world);
-    for shape in [Shape::Plain, Shape::Options] {
-        for hook in HOOKS {
-            let at = (hook, Interface::Up0);
-            case.drops(at, packet.clone().shape(shape).part(Part::First).frame(), DropReason::Fragment);
-            case.passes(at, packet.clone().shape(shape).part(Part::Later).frame());
-        }
-    }
-    case
-}
-
 /// An answer of a known flow is ours even if it is wrong; of an unknown one it is not.
 fn malformed_answers(world: World) -> Case {
     let mut case = named("malformed answers", world.clone());
@@ -121,25 +106,25 @@ fn malformed_answers(world: World) -> Case {
         Protocol::Udp => udp(world.endpoint(0), world.peer(0)),
     };
     let cut = with_ip_length(&answer, answer.l4() + 6);
-    let fragment = answer.clone().part(Part::First).frame();
     case.passes(at, cut.clone());
-    case.passes(at, fragment.clone());
+    case.passes(at, answer.clone().part(Part::First).frame());
     let first = |a, b| if world.protocol == Protocol::Tcp { tcp(SYN, a, b) } else { udp(a, b) };
     travel(&mut case, In, first, 0);
     case.drops(at, cut, DropReason::Malformed);
-    case.drops(at, fragment, DropReason::Fragment);
     travel(&mut case, Out, |a, b| if world.protocol == Protocol::Tcp { tcp(SYN | ACK, a, b) } else { udp(a, b) }, 0);
     case
 }
 
-/// A tag in the packet would travel on with it: XDP leaves it to tc, where the kernel has taken one tag out of the packet.
+/// A tag in the packet would travel on with it: XDP leaves it to tc, where the kernel has taken one tag out of the packet, and we take out
+/// another. What has three goes on.
 fn vlan(world: World) -> Case {
     let packet = opening(&world);
     let mut case = named("VLAN tags", world.clone());
     case.defers((Hook::Xdp, Interface::Up0), &packet.clone().shape(Shape::Vlan));
     case.then(Step::Flows(1));
     let out = packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
-    case.inwards(CLIENTS, &packet, Way::Out(Interface::Up1), out, 0);
+    case.inwards(CLIENTS, &packet, Way::Out(Interface::Up1), out.clone(), 0);
+    case.inwards(CLIENTS, &packet.clone().shape(Shape::Vlan), Way::Out(Interface::Up1), out, 0);
     case.then(Step::Flows(1));
     case.passes(CLIENTS, packet.shape(Shape::DoubleVlan).frame());
     case
