@@ -17,6 +17,7 @@ use lb_common::{
     abi::SweepResult,
     counters::Recount,
     flow::{WAYS, meta_state},
+    fragment::{Fragment, FragmentKey},
     names::{Name, NameKey, map},
     request::{Measure, Request},
     socket::{self, PodKey},
@@ -372,6 +373,8 @@ fn count_keys(name: &'static str, folder: &Folder<'_>) -> Result<u64, Error> {
         map::PODS => count(folder, name, Map::HashMap, keys::<PodKey, socket::Pod>),
         map::REQUESTS => count(folder, name, Map::HashMap, keys::<u64, Request>),
         map::MEASURES => count(folder, name, Map::HashMap, keys::<u32, Measure>),
+        map::CLIENT_RATES => count(folder, name, Map::LruHashMap, keys::<lb_common::AffinityKey, u64>),
+        map::FRAGMENTS => count(folder, name, Map::LruHashMap, keys::<FragmentKey, Fragment>),
         _ => count(folder, name, Map::LruHashMap, keys::<lb_common::AffinityKey, lb_common::AffinityValue>),
     }
 }
