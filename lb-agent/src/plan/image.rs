@@ -46,6 +46,13 @@ pub(super) struct Members {
     pub(super) backends: BTreeSet<u32>,
 }
 
+impl Members {
+    /// Whether anything among them has said the service port's protocol: keys of whole addresses have another or none.
+    fn is_of_port(&self) -> bool {
+        Protocol::from_number(self.protocol).is_some()
+    }
+}
+
 /// The image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
@@ -354,6 +361,9 @@ impl Image {
         self.service_ids.hold(index);
         if self.service_ids.users(index) == 1 {
             self.members.insert(index, Members { protocol, ..Members::default() });
+            self.link(index);
+        } else if let Some(members) = self.members.get_mut(&index).filter(|members| !members.is_of_port()) {
+            members.protocol = protocol;
             self.link(index);
         }
     }

@@ -467,6 +467,24 @@ fn kind(write: &Write) -> &'static str {
 }
 
 #[test]
+fn a_service_is_known_by_its_ports_and_not_by_its_addresses() {
+    let mut web = service(&[]);
+    let address = key(1).addr;
+    web.frontends.extend([SocketKey::other_ports(address), SocketKey::echo(address)].map(|key| (key, nowhere())));
+    let services: Services = [(id("web"), web)].into();
+    let mut world = started(&services);
+    let known = |world: &World| world.image.services().get(&id("web")).copied();
+    assert_eq!(known(&world).and_then(|index| world.image.service(index)), Some(id("web")));
+    assert_eq!(world.sync_all(&services, 2).unwrap(), [], "and so nothing is written again");
+    world.sync_all(&Services::new(), 3).unwrap();
+    assert_eq!(known(&world), None);
+}
+
+fn nowhere() -> FrontendSpec {
+    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ranges: None }
+}
+
+#[test]
 fn policies_share_a_table_where_it_is_the_same() {
     let local = FrontendSpec { outside: Reach::Local, ..FrontendSpec::default() };
     let mut web = service(&[100, 100, 100]);

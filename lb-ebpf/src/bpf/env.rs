@@ -220,7 +220,7 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
             return Some(shared(due));
         }
         // Another CPU may have noted it meanwhile, which is as good.
-        let _ = CLIENT_RATES.insert(client, &0, BPF_NOEXIST as u64);
+        let _ = CLIENT_RATES.insert(client, 0, BPF_NOEXIST as u64);
         CLIENT_RATES.get_ptr_mut(client).map(shared)
     }
 
