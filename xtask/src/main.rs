@@ -10,6 +10,7 @@ mod deploy;
 mod evaluate;
 mod image;
 mod lint;
+mod machine;
 mod plot;
 mod privilege;
 mod setup;

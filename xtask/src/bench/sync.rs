@@ -10,6 +10,7 @@ use xshell::cmd;
 use super::{Output, as_root};
 use crate::{
     build, build_ebpf, cluster,
+    machine::Machine,
     setup::{self, Purpose},
     shell,
 };
@@ -65,16 +66,6 @@ pub(crate) struct Report {
     endpoints: u32,
     machine: Machine,
     measurements: Vec<Measurement>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Machine {
-    cpu: String,
-    cpus: usize,
-    memory_mib: u64,
-    kernel: String,
-    load: f64,
 }
 
 /// A number of one subject, in `unit`, with the most that it should be.
@@ -135,9 +126,8 @@ impl Report {
             table.add_row([name, &number.subject, &median, &min, &max, &rounds, &most, number.verdict()]);
             last = &number.what;
         }
-        let Machine { cpu, cpus, memory_mib, kernel, load } = &self.machine;
-        let machine = format!("{cpu}, {cpus} CPUs, {memory_mib} MiB, Linux {kernel}, load {load}");
-        format!("{} Services, {} endpoints; {machine}\n\n{table}", self.services, self.endpoints)
+        let Self { services, endpoints, machine, .. } = self;
+        format!("{services} Services, {endpoints} endpoints; {machine}, load {}\n\n{table}", machine.load)
     }
 }
 

@@ -3,16 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plotters::{
-    coord::{Shift, types::RangedCoordf64},
-    prelude::*,
-};
+use plotters::{coord::Shift, prelude::*};
 
 use super::{
     report::{Record, by_second},
     stage::{SERVERS_MAX, SLOW},
 };
-use crate::plot::{INK, PALE, use_own_font};
+use crate::plot::{Chart, INK, PALE, mesh, use_own_font};
 
 const SIZE: (u32, u32) = (1200, 1060);
 const COLORS: [RGBColor; SERVERS_MAX] = [
@@ -23,8 +20,6 @@ const COLORS: [RGBColor; SERVERS_MAX] = [
     RGBColor(44, 160, 44),
     RGBColor(120, 190, 70),
 ];
-
-type Chart<'a, 'b, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Draws `timeline.svg` and `timeline.png` into a folder and returns their paths.
 pub(crate) fn draw(record: &Record, folder: &Path) -> Result<[PathBuf; 2]> {
@@ -130,18 +125,7 @@ where
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
     bands(record, &mut chart, top, named)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(PALE.mix(0.25))
-        .axis_style(PALE)
-        .x_labels(12)
-        .y_labels(5)
-        .x_label_formatter(&|second| format!("{second:.0} s"))
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .label_style(("sans-serif", 14).into_font().color(&INK))
-        .draw()?;
+    mesh(&mut chart, &|value| format!("{value:.0}"))?;
     for series in &panel.series {
         chart.draw_series(LineSeries::new(series.points.iter().copied(), series.color.stroke_width(2)))?;
     }
@@ -149,7 +133,7 @@ where
 }
 
 /// Every second phase on a shade, each event a line; with names and texts where wanted.
-fn bands<DB: DrawingBackend>(record: &Record, chart: &mut Chart<'_, '_, DB>, top: f64, named: bool) -> Result<()>
+fn bands<DB: DrawingBackend>(record: &Record, chart: &mut Chart<'_, DB>, top: f64, named: bool) -> Result<()>
 where
     DB::ErrorType: 'static,
 {

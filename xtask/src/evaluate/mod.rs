@@ -15,6 +15,7 @@ use xshell::cmd;
 use crate::{
     bench::as_root,
     build, cluster,
+    machine::Machine,
     setup::{self, Purpose},
     shell, workspace,
 };
@@ -68,15 +69,6 @@ struct Report {
     asked: Vec<f64>,
     pod_cpus: f64,
     outcomes: Vec<Outcome>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Machine {
-    cpu: String,
-    cpus: usize,
-    memory_mib: u64,
-    kernel: String,
 }
 
 /// One way's turn; times in seconds. What was of nothing is no number.

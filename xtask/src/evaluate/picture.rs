@@ -3,13 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plotters::{
-    coord::{Shift, types::RangedCoordf64},
-    prelude::*,
-};
+use plotters::{coord::Shift, prelude::*};
 
 use super::{Outcome, Report};
-use crate::plot::{INK, PALE, use_own_font};
+use crate::plot::{INK, PALE, mesh, use_own_font};
 
 const SIZE: (u32, u32) = (1200, 1200);
 const COLORS: [RGBColor; 4] =
@@ -112,28 +109,6 @@ where
         .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .label_font(("sans-serif", 14).into_font().color(&INK))
-        .draw()?;
-    Ok(())
-}
-
-fn mesh<DB: DrawingBackend>(
-    chart: &mut ChartContext<'_, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
-    value: &dyn Fn(&f64) -> String,
-) -> Result<()>
-where
-    DB::ErrorType: 'static,
-{
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(PALE.mix(0.25))
-        .axis_style(PALE)
-        .x_labels(12)
-        .y_labels(5)
-        .x_label_formatter(&|second| format!("{second:.0} s"))
-        .y_label_formatter(value)
-        .label_style(("sans-serif", 14).into_font().color(&INK))
         .draw()?;
     Ok(())
 }

@@ -2,11 +2,10 @@
 
 use comfy_table::{Table, presets};
 
-use super::{Machine, Outcome, Report};
+use super::{Outcome, Report};
 
 /// The table, below what was measured and on what.
 pub(super) fn text(report: &Report) -> String {
-    let Machine { cpu, cpus, memory_mib, kernel } = &report.machine;
     let (seconds, requests, work) = (report.seconds, report.requests, report.mean_work_seconds * 1e3);
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(
@@ -17,9 +16,8 @@ pub(super) fn text(report: &Report) -> String {
         table.add_row([name.to_owned()].into_iter().chain(cells).collect::<Vec<_>>());
     }
     format!(
-        "{seconds:.0} s of {}, {requests} requests of {work:.0} ms of CPU on average; pods of {} CPU; {cpu}, {cpus} CPUs, {memory_mib} MiB, \
-         Linux {kernel}\n\n{table}",
-        report.trace, report.pod_cpus
+        "{seconds:.0} s of {}, {requests} requests of {work:.0} ms of CPU on average; pods of {} CPU; {}\n\n{table}",
+        report.trace, report.pod_cpus, report.machine
     )
 }
 
