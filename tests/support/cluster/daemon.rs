@@ -16,12 +16,17 @@ use nix::{mount::MsFlags, sched::CloneFlags};
 use super::groups::Group;
 use crate::namespace::Namespace;
 
+/// Where every kubelet of a machine would listen for device plugins, whatever its root folder: of two that start at once the second finds
+/// the socket of the first in the moment after it has cleared the folder, and ends.
+pub(super) const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+
 /// Which mounts a program sees.
 #[derive(Clone, Debug)]
 pub enum Mounts {
     /// The machine's.
     Machine,
-    /// The machine's in a namespace of its own where they are shared, as systemd makes them: containers may ask for propagation.
+    /// The machine's in a namespace of its own where they are shared, as systemd makes them: containers may ask for propagation. What is
+    /// mounted here is not seen by the machine, and [`DEVICE_PLUGINS`] is empty.
     Own,
     /// Those of the program in this group.
     Of(Group),
@@ -72,7 +77,9 @@ impl Daemon {
                 if own_mounts {
                     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
                     let none = None::<&str>;
+                    nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
                     nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none)?;
+                    nix::mount::mount(Some("tmpfs"), DEVICE_PLUGINS, Some("tmpfs"), MsFlags::empty(), none)?;
                 }
                 nix::unistd::setsid()?;
                 Ok(())

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -222,10 +222,10 @@ impl Cluster {
             let ready = self.kubectl_ok(&["get", "nodes", READY_COLUMN, "--no-headers"])?;
             Ok(ready.lines().filter(|line| line.trim() == "True").count() == self.nodes.len())
         })
-        .with_context(|| {
+        .map_err(|why| {
             let logs: String =
-                self.nodes.iter().flat_map(Node::daemons).map(|daemon| last_words(&daemon.log)).collect();
-            format!("not all nodes are ready; their daemons printed: {logs}")
+                self.nodes.iter().flat_map(Node::daemons).map(|daemon| last_words(&daemon.log) + "\n").collect();
+            anyhow!("not all nodes are ready: {why:#}; their daemons printed: {logs}")
         })
     }
 

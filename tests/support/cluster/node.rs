@@ -17,7 +17,7 @@ use super::{
     addons::PAUSE_IMAGE,
     certificates::{Certificates, kubeconfig_path},
     control_plane::flag,
-    daemon::{Daemon, Mounts},
+    daemon::{DEVICE_PLUGINS, Daemon, Mounts},
     groups::{self, Group},
     layout::{DNS_SERVICE, Name, NodePlan, PODS},
     network,
@@ -150,6 +150,7 @@ impl Node {
     pub fn start_containerd(&self) -> Result<()> {
         groups::create_everywhere(&self.name())?;
         let folder = self.plan.folder();
+        fs::create_dir_all(DEVICE_PLUGINS)?;
         fs::create_dir_all(folder.join("cni"))?;
         fs::write(folder.join("cni/10-weir.conflist"), serde_json::to_string_pretty(&self.network_settings())?)?;
         fs::write(folder.join("containerd.toml"), self.containerd_settings()?)?;
