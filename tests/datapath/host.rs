@@ -95,24 +95,30 @@ fn shared<T>(cell: &UnsafeCell<T>) -> Shared<T> {
 
 impl Memory {
     pub(crate) fn new() -> Self {
+        Self::with(Limits {
+            flow_seed: FLOW_SEED,
+            bucket_mask: BUCKETS - 1,
+            snat_first: SNAT_PORT,
+            snat_last: SNAT_PORT,
+            tcp_idle: lb_common::abi::timeout::TCP_IDLE,
+        })
+    }
+
+    /// With flow tables of this size.
+    pub(crate) fn with(limits: Limits) -> Self {
         let bucket = Bucket { lock: 0, zero: 0, meta: [0; WAYS], zero2: [0; 6], ways: [Flow::default(); WAYS] };
+        let buckets = limits.bucket_mask as usize + 1;
         Self {
             tables: Tables::default(),
-            limits: Limits {
-                flow_seed: FLOW_SEED,
-                bucket_mask: BUCKETS - 1,
-                snat_first: SNAT_PORT,
-                snat_last: SNAT_PORT,
-                tcp_idle: lb_common::abi::timeout::TCP_IDLE,
-            },
+            limits,
             clock: 0,
             stack: false,
             resets: true,
             random: RefCell::default(),
             events: RefCell::default(),
             drops: BTreeMap::new(),
-            flows: cells(BUCKETS as usize, bucket),
-            replies: cells(BUCKETS as usize, bucket),
+            flows: cells(buckets, bucket),
+            replies: cells(buckets, bucket),
             loads: cells(ROOM, BackendLoad::default()),
             traffic: cells(ROOM, Traffic::default()),
             recounts: cells(ROOM, Recount::default()),
@@ -206,7 +212,7 @@ impl Memory {
         self.recounts.iter_mut().for_each(|r| *r.get_mut() = Recount::default());
         let mut result = SweepResult::default();
         let env = self.at(Hook::Ingress, Interface::Up0);
-        for index in 0..BUCKETS {
+        for index in 0..=self.limits.bucket_mask {
             sweep::bucket(&env, index, self.clock, &mut result);
         }
         let SweepResult { entries, expired, forgotten, orphans, busy } = result;

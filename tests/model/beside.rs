@@ -1,81 +1,79 @@
-//! Runs operations on the loaded programs and on the model, and compares all that can be seen.
+//! Runs operations on a subject and on the model, and compares all that can be seen.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Array, MapData};
-use lb_agent::dataplane::{Dataplane as _, Inspect as _, SweepReport};
-use lb_common::{BackendState, Bucket, names::map};
-use lb_ebpf::env::Limits;
+use anyhow::{Context as _, Error, Result, bail, ensure};
+use lb_agent::dataplane::{SweepReport, Write};
+use lb_common::BackendState;
+use lb_ebpf::env::{Hook, Limits, Table};
 
 use crate::{
-    frames::Datagram,
+    errors::IcmpError,
+    frames::{Datagram, Part, Shape},
     life::{Fate, Key, Presence},
     operations::Operation,
     reference::Model,
+    subject::{Goes, Subject, Via},
+    table::verify,
     tables,
-    testrun::{Buffer, Node, Ran, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, hex},
     traffic::{self, choice},
-    world::{self, Condition},
+    world::{self, ALL, Condition},
 };
 
-const START: u32 = 1000;
-
-/// The programs and the model.
+/// A subject and the model.
 pub(crate) struct Pair<'a> {
-    node: &'a mut Node,
+    subject: &'a mut dyn Subject,
     /// The model.
     pub(crate) model: Model,
     /// Everything that sweeps have found.
     pub(crate) swept: SweepReport,
-    buckets: Array<MapData, Bucket>,
     limits: Limits,
     turn: u32,
 }
 
-/// What each hook calls it.
-struct Actions {
-    pass: u32,
-    drop: u32,
-    send: u32,
-}
-
-const XDP: Actions = Actions { pass: XDP_PASS, drop: XDP_DROP, send: XDP_TX };
-const INGRESS: Actions = Actions { pass: TC_NEXT, drop: TC_SHOT, send: TC_REDIRECT };
-const EGRESS: Actions = Actions { pass: TC_NEXT, drop: TC_SHOT, send: TC_NEXT };
-
 impl<'a> Pair<'a> {
-    /// Every backend ready, no flow.
-    pub(crate) fn new(node: &'a mut Node) -> Result<Self> {
-        let conditions = vec![Condition::ready(1); world::FRONTENDS * world::BACKENDS];
-        for (index, condition) in conditions.iter().enumerate() {
-            world::put_backend(&mut node.bpf, index as u32, *condition)?;
-        }
+    /// Every backend ready, no flow, whatever the subject was used for.
+    pub(crate) fn new(subject: &'a mut dyn Subject) -> Result<Self> {
+        let now = subject.reset()?;
+        let conditions = vec![Condition::ready(1); ALL as usize];
         let selections: Vec<_> = (0..world::FRONTENDS).map(|f| world::selection(f, &conditions)).collect();
-        for (frontend, selection) in selections.iter().enumerate() {
-            world::put_frontend(&mut node.bpf, frontend, selection, 0)?;
+        let limits = subject.limits()?;
+        let model = Model::new(conditions.clone(), selections.clone(), now);
+        let mut pair = Self { subject, model, swept: SweepReport::default(), limits, turn: 0 };
+        for (index, condition) in conditions.iter().enumerate() {
+            pair.write(&world::backend(index as u32, *condition))?;
         }
-        node.set_clock(START)?;
-        Ok(Self {
-            model: Model::new(conditions, selections, START),
-            swept: SweepReport::default(),
-            buckets: node.array(map::FLOWS)?,
-            limits: tables::limits(&node.bpf.made_with()),
-            turn: 0,
-            node,
-        })
+        pair.write(&world::all_admitted())?;
+        for (frontend, selection) in selections.iter().enumerate() {
+            pair.write(&world::frontend(frontend, selection, 0))?;
+        }
+        Ok(pair)
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<()> {
+        writes.iter().try_for_each(|write| self.subject.write(write))
     }
 
     /// Does one operation on both.
-    pub(crate) fn step(&mut self, operation: Operation) -> Result<()> {
+    fn step(&mut self, operation: Operation) -> Result<()> {
         match operation {
-            Operation::Client { key, flags, payload, xdp } => self.client(key, flags, payload, xdp),
-            Operation::Backend { key, backend, flags, payload, first } => {
-                self.backend(key, backend, flags, payload, first)
+            Operation::Client { key, flags, payload, shape, xdp } => {
+                self.client(key, traffic::of_client(key, flags, payload, shape), xdp)
+            }
+            Operation::Backend { key, backend, flags, payload, shape, first } => {
+                self.backend(key, backend, first, (flags, payload, shape))
+            }
+            Operation::Error { key, reply: true, router, first, .. } => self.reply_is_lost(key, router, first),
+            Operation::Error { key, backend, reply: false, router, first } => {
+                self.packet_is_lost(key, backend, router, first)
             }
             Operation::Wait(seconds) => {
                 self.model.now += seconds;
-                self.node.set_clock(self.model.now)
+                self.subject.set_clock(self.model.now)
             }
             Operation::Sweep => self.sweep(),
             Operation::Backing { index, state, unlisted } => {
@@ -84,52 +82,102 @@ impl<'a> Pair<'a> {
             }
             Operation::Renew { index } => self.renew(index),
             Operation::Frontend(frontend) => self.frontend(frontend),
+            Operation::Admit { frontend, client, admitted } => {
+                let outside = &mut self.model.outside;
+                if admitted {
+                    outside.remove(&(client, frontend))
+                } else {
+                    outside.insert((client, frontend))
+                };
+                self.subject.write(&world::range(frontend, client, admitted))
+            }
+            Operation::Restart => self.subject.restart(),
         }
     }
 
-    fn client(&mut self, key: Key, flags: u8, payload: u8, xdp: bool) -> Result<()> {
-        let packet = traffic::of_client(key, flags, payload);
+    fn client(&mut self, key: Key, packet: Datagram, xdp: bool) -> Result<()> {
         let frame = packet.frame();
-        if xdp {
-            let ran = self.node.programs.xdp(&frame, self.node.uplink)?;
-            let fate = self.predict(key, packet, true)?;
-            compare(&ran, fate, &frame, &XDP)?;
+        let hooks = if xdp { &[Hook::Xdp, Hook::Ingress][..] } else { &[Hook::Ingress] };
+        for hook in hooks {
+            let ran = self.subject.run(*hook, Via::Uplink, &frame)?;
+            let (subject, limits) = (&*self.subject, &self.limits);
+            let choice = || choice(limits, key, |index| subject.bucket(Table::Forward, index));
+            let fate = self.model.client_sends(key, packet, *hook == Hook::Xdp, &choice).map_err(Error::msg)?;
+            let fate = self.numbered(packet, fate, &ran.1)?;
+            compare(&frame, fate, *hook, &ran)?;
             if fate != Fate::Passes {
-                return Ok(());
+                break;
             }
         }
-        let ran = self.node.programs.ingress(&frame, Buffer::of(self.node.uplink))?;
-        let fate = self.predict(key, packet, false)?;
-        compare(&ran, fate, &frame, &INGRESS)
+        Ok(())
     }
 
-    fn predict(&mut self, key: Key, packet: Datagram, xdp: bool) -> Result<Fate> {
-        let (buckets, limits) = (&self.buckets, &self.limits);
-        let choice = || choice(buckets, limits, key);
-        self.model.client_sends(key, packet, xdp, &choice).map_err(anyhow::Error::msg)
-    }
-
-    fn backend(&mut self, key: Key, number: usize, flags: u8, payload: u8, first: bool) -> Result<()> {
-        let flow = self.model.flows.get(&key);
-        let index = flow.map_or(world::index(key.2, number), |flow| flow.backend);
-        let dst = if flow.is_some() { self.model.peer(key) } else { world::client(key.0, key.1, key.2) };
-        let packet = traffic::of_backend(index, dst, flags, payload);
+    fn backend(
+        &mut self,
+        key: Key,
+        number: usize,
+        first: bool,
+        (flags, payload, shape): (u8, u8, Shape),
+    ) -> Result<()> {
+        let (index, peer) = self.partners(key, number);
+        let packet = traffic::of_backend(index, peer, flags, payload, shape);
+        let (hook, via) = hook_of(index, first);
         let frame = packet.frame();
-        let programs = &self.node.programs;
-        let egress = world::is_local(index) && first;
-        let (ran, actions) = match (world::is_local(index), first) {
-            (true, true) => (programs.egress(&frame, Buffer::of(self.node.uplink))?, EGRESS),
-            (true, false) => (programs.ingress(&frame, Buffer::of(self.node.pod))?, INGRESS),
-            (false, true) => (programs.xdp(&frame, self.node.uplink)?, XDP),
-            (false, false) => (programs.ingress(&frame, Buffer::of(self.node.uplink))?, INGRESS),
+        let ran = self.subject.run(hook, via, &frame)?;
+        let fate = self.model.backend_sends(index, packet, hook);
+        let fate = self.numbered(packet, fate, &ran.1)?;
+        compare(&frame, fate, hook, &ran)
+    }
+
+    /// The backend of a flow, or if there is none the one of this number, and whom it takes for the client.
+    fn partners(&self, key: Key, number: usize) -> (u32, SocketAddr) {
+        match self.model.flows.get(&key) {
+            Some(flow) => (flow.backend, self.model.peer(key)),
+            None => (world::index(key.2, number), world::client(key.0, key.1, key.2)),
+        }
+    }
+
+    fn reply_is_lost(&mut self, key: Key, router: bool, first: bool) -> Result<()> {
+        let (vip, client) = (world::vip(key.2), world::client(key.0, key.1, key.2));
+        let src = if router { world::router(key.2) } else { client.ip() };
+        let (from, to) = (vip.socket(), client);
+        let error = IcmpError { src, dst: from.ip(), from, to, tcp: vip.protocol == 6, ttl: 64 };
+        let frame = error.frame();
+        let hook = if first { Hook::Xdp } else { Hook::Ingress };
+        let ran = self.subject.run(hook, Via::Uplink, &frame)?;
+        let fate = if first { Fate::Passes } else { self.model.reply_is_lost(key, error) };
+        compare(&frame, fate, hook, &ran)
+    }
+
+    fn packet_is_lost(&mut self, key: Key, number: usize, router: bool, first: bool) -> Result<()> {
+        let (index, from) = self.partners(key, number);
+        let endpoint = world::endpoint(index);
+        let to = endpoint.socket();
+        let src = if router { world::router(key.2) } else { to.ip() };
+        let error = IcmpError { src, dst: from.ip(), from, to, tcp: endpoint.protocol == 6, ttl: 63 };
+        let (hook, via) = hook_of(index, first);
+        let frame = error.frame();
+        let ran = self.subject.run(hook, via, &frame)?;
+        let fate = match hook {
+            Hook::Xdp => Fate::Passes,
+            hook => self.model.packet_is_lost(index, error, hook),
         };
-        compare(&ran, self.model.backend_sends(index, packet, egress), &frame, &actions)
+        compare(&frame, fate, hook, &ran)
+    }
+
+    /// Which number the fragments of a packet get is the subject's choice.
+    fn numbered(&mut self, packet: Datagram, fate: Fate, after: &[u8]) -> Result<Fate> {
+        let Fate::Becomes(to) = fate else { return Ok(fate) };
+        let Part::First(_) = to.shape.part else { return Ok(fate) };
+        let id = to.id_in(after).with_context(|| format!("no identification in {}", hex(after)))?;
+        self.model.number(packet, id).map_err(Error::msg)?;
+        Ok(Fate::Becomes(Datagram { shape: Shape { part: Part::First(id), ..to.shape }, ..to }))
     }
 
     fn sweep(&mut self) -> Result<()> {
-        let report = self.node.bpf.sweep()?;
+        let report = self.subject.sweep()?;
         let (expired, forgotten) = self.model.sweep();
-        let counts: BTreeMap<u32, (u64, u64)> = (0..self.model.conditions.len() as u32)
+        let counts: BTreeMap<u32, (u64, u64)> = (0..ALL)
             .map(|index| (index, self.model.load(index)))
             .filter(|(_, load)| load.active + load.pending > 0)
             .map(|(index, load)| (index, (load.active, load.pending)))
@@ -151,12 +199,13 @@ impl<'a> Pair<'a> {
         if self.model.presence[frontend] == Presence::Live {
             self.put_frontend(frontend)?;
         }
-        world::put_backend(&mut self.node.bpf, index, condition)
+        self.write(&world::backend(index, condition))
     }
 
     fn put_frontend(&mut self, frontend: usize) -> Result<()> {
         self.turn += 1;
-        world::put_frontend(&mut self.node.bpf, frontend, &self.model.selections[frontend], self.turn)
+        let writes = world::frontend(frontend, &self.model.selections[frontend], self.turn);
+        self.write(&writes)
     }
 
     fn renew(&mut self, index: u32) -> Result<()> {
@@ -174,7 +223,7 @@ impl<'a> Pair<'a> {
         match self.model.presence[frontend] {
             Presence::Live => {
                 self.model.presence[frontend] = Presence::Removed;
-                world::remove_frontend(&mut self.node.bpf, frontend)
+                self.write(&world::no_frontend(frontend))
             }
             Presence::Removed => Ok(()),
             Presence::Forgotten => {
@@ -185,18 +234,23 @@ impl<'a> Pair<'a> {
     }
 
     /// Compares every counter.
-    pub(crate) fn check_counters(&self) -> Result<()> {
-        let indexes: Vec<u32> = (0..self.model.conditions.len() as u32).collect();
-        for (index, found) in indexes.iter().zip(self.node.bpf.counters(&indexes)?) {
-            equal(&format!("load of backend {index}"), &self.model.load(*index), &found.load)?;
-            equal(&format!("traffic of backend {index}"), &self.model.traffic[*index as usize], &found.traffic)?;
+    fn check_counters(&self) -> Result<()> {
+        let indexes: Vec<u32> = (0..ALL).collect();
+        for (index, found) in indexes.iter().zip(self.subject.counters(&indexes)?) {
+            let (load, traffic) = (self.model.load(*index), &self.model.traffic[*index as usize]);
+            ensure!(load == found.load, "load of backend {index}: expected {load:?}, is {:?}", found.load);
+            ensure!(
+                *traffic == found.traffic,
+                "traffic of backend {index}: expected {traffic:?}, is {:?}",
+                found.traffic
+            );
         }
-        equal("drops", &self.model.drops, &self.node.bpf.drops()?)
+        equal("drops", &self.model.drops, &self.subject.drops()?)
     }
 
     /// Compares the flow tables, entry by entry.
-    pub(crate) fn check_tables(&self) -> Result<()> {
-        let dump = tables::Dump::read(self.node)?;
+    fn check_tables(&self) -> Result<()> {
+        let dump = tables::Dump::read(&self.limits, &|table, index| self.subject.bucket(table, index))?;
         dump.check_links()?;
         let mut found = BTreeMap::new();
         for entry in &dump.forward {
@@ -212,22 +266,40 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Link layer addresses are left out: tc's are written after the program, XDP's are the packet tests' business.
-fn compare(ran: &Ran, fate: Fate, frame: &[u8], actions: &Actions) -> Result<()> {
-    let (action, expected) = match fate {
-        // What the answer is in bytes is the packet tests' business.
-        Fate::Refused if ran.action == actions.send && ran.frame != frame => return Ok(()),
-        Fate::Refused => (actions.send, frame.to_vec()),
-        Fate::Passes => (actions.pass, frame.to_vec()),
-        Fate::Drops => (actions.drop, frame.to_vec()),
-        Fate::Becomes(packet) => (actions.send, packet.frame()),
-    };
-    let same = ran.action == action && ran.frame.get(12..) == expected.get(12..);
-    if same {
-        Ok(())
-    } else {
-        bail!("{fate:?}: expected {action} {}, is {} {}", hex(&expected), ran.action, hex(&ran.frame))
+/// Which hook sees what comes from a backend, and where.
+fn hook_of(backend: u32, first: bool) -> (Hook, Via) {
+    match (world::is_local(backend), first) {
+        (true, true) => (Hook::Egress, Via::Uplink),
+        (true, false) => (Hook::Ingress, Via::Pod),
+        (false, true) => (Hook::Xdp, Via::Uplink),
+        (false, false) => (Hook::Ingress, Via::Uplink),
     }
+}
+
+/// Compares what became of a frame. Link layer addresses are left out: tc's are written after the program, XDP's are the packet tests'
+/// business.
+fn compare(sent: &[u8], fate: Fate, hook: Hook, (goes, after): &(Goes, Vec<u8>)) -> Result<()> {
+    let forwarded = if hook == Hook::Egress { Goes::On } else { Goes::Out };
+    let (expected, frame) = match fate {
+        // What the answer says is the packet tests' business too.
+        Fate::Refused if *goes == Goes::Out && after != sent => {
+            return verify::checksums(after).map_err(|wrong| Error::msg(format!("{wrong} of {}", hex(after))));
+        }
+        Fate::Refused => (Goes::Out, sent.to_vec()),
+        Fate::Passes => (Goes::On, sent.to_vec()),
+        Fate::Drops => (Goes::Ends, sent.to_vec()),
+        Fate::Becomes(packet) => (forwarded, packet.frame()),
+        Fate::Translated(error) => (forwarded, error.frame()),
+    };
+    if *goes == expected && after.get(12..) == frame.get(12..) {
+        return Ok(());
+    }
+    bail!("at {hook:?}, {fate:?}: expected {expected:?} {}, is {goes:?} {}", hex(&frame), hex(after))
+}
+
+/// Bytes as text, for messages.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, found: &T) -> Result<()> {
@@ -235,17 +307,33 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, found: &T) ->
     Ok(())
 }
 
-/// Runs operations; after which one what was wrong.
-pub(crate) fn run(pair: &mut Pair<'_>, operations: &[Operation], every: usize) -> Result<(), (usize, anyhow::Error)> {
+/// How often everything is compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Operations from one look at the counters to the next.
+    pub(crate) counters: usize,
+    /// The same for the flow tables, which are larger.
+    pub(crate) tables: usize,
+}
+
+/// Runs operations, and counts them in `done`; after which one what was wrong.
+pub(crate) fn run(
+    pair: &mut Pair<'_>,
+    operations: &[Operation],
+    pace: Pace,
+    done: &AtomicU64,
+) -> Result<(), (usize, Error)> {
+    let last = operations.len().saturating_sub(1);
     for (number, operation) in operations.iter().enumerate() {
-        let mut done = pair.step(*operation);
-        if number % every == every - 1 || number + 1 == operations.len() {
-            done = done.and_then(|()| pair.check_counters());
+        let mut right = pair.step(*operation);
+        if number % pace.counters == pace.counters - 1 || number == last {
+            right = right.and_then(|()| pair.check_counters());
+            done.fetch_add((number % pace.counters + 1) as u64, Ordering::Relaxed);
         }
-        if number % (every * 32) == every * 32 - 1 || number + 1 == operations.len() {
-            done = done.and_then(|()| pair.check_tables());
+        if number % pace.tables == pace.tables - 1 || number == last {
+            right = right.and_then(|()| pair.check_tables());
         }
-        done.with_context(|| format!("operation {number}: {operation:?}")).map_err(|error| (number, error))?;
+        right.with_context(|| format!("operation {number}: {operation:?}")).map_err(|error| (number, error))?;
     }
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! What a flow is to the model, and how it lives.
 
+use std::net::SocketAddr;
+
 use lb_common::{FlowState, abi::timeout};
 
 use crate::{
+    errors::IcmpError,
     frames::{ACK, Datagram, FIN, RST, SYN},
-    testrun::TCP_IDLE,
 };
+
+/// Seconds after which a silent TCP connection is forgotten here.
+pub(crate) const TCP_IDLE: u32 = 900;
 
 /// Who talks to whom: client, source port, frontend.
 pub(crate) type Key = (usize, usize, usize);
@@ -32,6 +37,23 @@ pub(crate) struct Choice {
     pub(crate) port: Option<u16>,
 }
 
+/// What becomes of the fragments that follow a first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trail {
+    /// Where the first one was sent from: its new source.
+    pub(crate) src: SocketAddr,
+    /// And its new destination.
+    pub(crate) dst: SocketAddr,
+    /// The index of the backend that it was counted for.
+    pub(crate) backend: u32,
+    /// Whether it came from that backend.
+    pub(crate) out: bool,
+    /// When it passed.
+    pub(crate) seen: u32,
+    /// The identification that it was given.
+    pub(crate) id: u32,
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -43,6 +65,8 @@ pub(crate) enum Fate {
     Refused,
     /// It goes on as this.
     Becomes(Datagram),
+    /// It is an ICMP error, and goes on as this one.
+    Translated(IcmpError),
 }
 
 /// Whether a frontend is there.

@@ -8,15 +8,14 @@ use lb_common::{BackendState, DropReason, FlowState, names::map};
 use crate::{
     frames::{ACK, FIN, RST, SYN},
     life::Key,
-    tables::{self, Dump},
+    sender::{Sender, Tally, dump, write_all},
+    tables,
     testrun::{Node, on_a_node, options},
-    traffic::{Sender, Tally},
-    world::{self, Condition},
+    world::{self, ALL, Condition},
 };
 
 /// The smallest table there is.
 const ROOM: usize = 512;
-const ALL: u32 = (world::FRONTENDS * world::BACKENDS) as u32;
 const START: u32 = 1000;
 
 fn small() -> Options {
@@ -29,16 +28,18 @@ fn with_backends<T: Send>(
     state: fn(u32) -> BackendState,
     test: impl FnOnce(&mut Node) -> Result<T> + Send,
 ) -> Result<T> {
-    on_a_node(options, |node| {
+    on_a_node(options, |mut node| {
         let condition = |index| Condition { state: state(index % world::BACKENDS as u32), ..Condition::ready(1) };
         let conditions: Vec<_> = (0..ALL).map(condition).collect();
-        (0..ALL).try_for_each(|index| world::put_backend(&mut node.bpf, index, condition(index)))?;
+        (0..ALL).try_for_each(|index| write_all(&mut node.bpf, &world::backend(index, condition(index))))?;
+        write_all(&mut node.bpf, &world::all_admitted())?;
         for frontend in 0..world::FRONTENDS {
             // Nothing but the tables' room is a limit here.
-            world::put_limited(&mut node.bpf, frontend, &world::selection(frontend, &conditions), 0, [0; 3])?;
+            let writes = world::limited(frontend, &world::selection(frontend, &conditions), 0, [0; 3]);
+            write_all(&mut node.bpf, &writes)?;
         }
         node.set_clock(START)?;
-        test(node)
+        test(&mut node)
     })
 }
 
@@ -63,7 +64,7 @@ fn sender(node: &Node) -> Result<Sender<'_>> {
 
 /// What is counted as open is what the table holds; the number of entries.
 fn exact(node: &Node) -> Result<usize> {
-    let dump = Dump::read(node)?;
+    let dump = dump(node)?;
     dump.check_links()?;
     let indexes: Vec<u32> = (0..ALL).collect();
     for (index, found) in indexes.iter().zip(node.bpf.counters(&indexes)?) {

@@ -1,17 +1,30 @@
 //! The model: flows in a map, and what follows from them counted over again each time. Nothing in it is clever.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
 };
 
-use lb_common::{Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, Traffic, hash};
+use lb_common::{
+    Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, SocketKey, Traffic,
+    fragment::FRAGMENT_TIME, hash,
+};
+
+use lb_ebpf::env::Hook;
 
 use crate::{
-    frames::{ACK, Datagram, RST, SYN},
-    life::{Choice, Fate, Flow, Key, Presence, next, time_limit},
+    errors::IcmpError,
+    frames::{ACK, Datagram, Part, RST, SYN, Shape},
+    life::{Choice, Fate, Flow, Key, Presence, Trail, next, time_limit},
     world::{self, Condition, Selection},
 };
+
+/// What the fragments of one packet have in common: addresses, identification, and in IPv4 the protocol.
+type Pieces = (IpAddr, IpAddr, u32, u8);
+
+fn pieces(packet: Datagram, id: u32) -> Pieces {
+    (packet.src.ip(), packet.dst.ip(), id, if packet.src.is_ipv4() { packet.protocol() } else { 0 })
+}
 
 /// Whether a packet without a flow is answered with a reset.
 fn is_answered(packet: Datagram) -> bool {
@@ -24,6 +37,8 @@ pub(crate) struct Model {
     pub(crate) now: u32,
     /// The flows.
     pub(crate) flows: HashMap<Key, Flow>,
+    /// The same by what their replies say: the backend's socket, and whom that takes for its client.
+    replies: HashMap<(SocketKey, SocketAddr), Key>,
     /// The backends, by index.
     pub(crate) conditions: Vec<Condition>,
     /// The frontends.
@@ -45,6 +60,12 @@ pub(crate) struct Model {
     affinity: HashMap<usize, (u32, u32, u32)>,
     /// By client, or of all, and by frontend.
     rates: HashMap<(Option<usize>, usize), Rate>,
+    /// Clients that are not admitted to a frontend.
+    pub(crate) outside: HashSet<(usize, usize)>,
+    /// First fragments that passed.
+    trails: HashMap<Pieces, Trail>,
+    /// Fragments that followed one.
+    pub(crate) followed: u64,
 }
 
 /// New connections that count still: each second as many are forgotten as may come.
@@ -70,6 +91,7 @@ impl Model {
         Self {
             now,
             flows: HashMap::new(),
+            replies: HashMap::new(),
             presence: [Presence::Live; world::FRONTENDS],
             selections,
             ever: vec![BackendLoad::default(); conditions.len()],
@@ -80,6 +102,9 @@ impl Model {
             masked_local: 0,
             affinity: HashMap::new(),
             rates: HashMap::new(),
+            outside: HashSet::new(),
+            trails: HashMap::new(),
+            followed: 0,
             conditions,
         }
     }
@@ -92,7 +117,10 @@ impl Model {
         xdp: bool,
         choice: &dyn Fn() -> Option<Choice>,
     ) -> Result<Fate, String> {
-        if self.presence[key.2] != Presence::Live {
+        if let Part::Later(id) = packet.shape.part {
+            return Ok(if xdp { Fate::Passes } else { self.follow(packet, id, false) });
+        }
+        if self.presence[key.2] != Presence::Live || xdp && packet.shape.part != Part::Whole {
             return Ok(Fate::Passes);
         }
         let opens = packet.flags.is_none_or(|flags| flags & (SYN | ACK | RST) == SYN);
@@ -130,7 +158,52 @@ impl Model {
             ttl: packet.ttl - 1,
             ..packet
         };
+        self.leave_trail(packet, to, flow.backend, false);
         Ok(Fate::Becomes(to))
+    }
+
+    /// The fragments that follow this one will go where it went.
+    fn leave_trail(&mut self, packet: Datagram, to: Datagram, backend: u32, out: bool) {
+        if let Part::First(id) = packet.shape.part {
+            let trail = Trail { src: to.src, dst: to.dst, backend, out, seen: self.now, id };
+            self.trails.insert(pieces(packet, id), trail);
+        }
+    }
+
+    /// Says which identification a first fragment was given: any, but no other packet between the same addresses has it.
+    pub(crate) fn number(&mut self, packet: Datagram, given: u32) -> Result<(), String> {
+        let Part::First(id) = packet.shape.part else { return Ok(()) };
+        let (pieces, now) = (pieces(packet, id), self.now);
+        let Some(mut trail) = self.trails.remove(&pieces) else { return Err(format!("{packet:?} left no trail")) };
+        trail.id = given;
+        let alike = |(of, other): &(&Pieces, &Trail)| {
+            let same = (other.src.ip(), other.dst.ip(), other.id) == (trail.src.ip(), trail.dst.ip(), given);
+            same && of.3 == pieces.3 && now - other.seen <= FRAGMENT_TIME
+        };
+        if let Some(other) = self.trails.iter().find(alike) {
+            return Err(format!("{trail:?} has the number of {other:?}"));
+        }
+        self.trails.insert(pieces, trail);
+        Ok(())
+    }
+
+    /// A fragment without ports goes the way of its first one, if that was not long ago.
+    fn follow(&mut self, packet: Datagram, id: u32, egress: bool) -> Fate {
+        let Some(trail) = self.trails.get(&pieces(packet, id)) else { return Fate::Passes };
+        if self.now - trail.seen > FRAGMENT_TIME {
+            return Fate::Passes;
+        }
+        self.followed += 1;
+        let traffic = &mut self.traffic[trail.backend as usize];
+        let (packets, bytes) = match trail.out {
+            true => (&mut traffic.packets_out, &mut traffic.bytes_out),
+            false => (&mut traffic.packets_in, &mut traffic.bytes_in),
+        };
+        *packets += 1;
+        *bytes += packet.ip_bytes();
+        let ttl = if egress { packet.ttl } else { packet.ttl - 1 };
+        let shape = Shape { part: Part::Later(trail.id), ..packet.shape };
+        Fate::Becomes(Datagram { src: trail.src, dst: trail.dst, ttl, shape, ..packet })
     }
 
     /// The sender is told: by tc.
@@ -142,27 +215,49 @@ impl Model {
         Fate::Refused
     }
 
-    /// A packet of a backend to whom it takes for its client.
-    pub(crate) fn backend_sends(&mut self, backend: u32, packet: Datagram, egress: bool) -> Fate {
-        let endpoint = world::endpoint(backend);
-        let found = self
-            .flows
-            .keys()
-            .copied()
-            .find(|key| world::endpoint(self.flows[key].backend) == endpoint && self.peer(*key) == packet.dst);
-        let Some(key) = found else { return Fate::Passes };
+    /// A packet of a backend to whom it takes for its client, at a hook.
+    pub(crate) fn backend_sends(&mut self, backend: u32, packet: Datagram, hook: Hook) -> Fate {
+        if hook == Hook::Xdp && packet.shape.part != Part::Whole {
+            return Fate::Passes;
+        }
+        let egress = hook == Hook::Egress;
+        if let Part::Later(id) = packet.shape.part {
+            return self.follow(packet, id, egress);
+        }
+        let Some(key) = self.replies.get(&(world::endpoint(backend), packet.dst)).copied() else { return Fate::Passes };
         let index = self.flows[&key].backend;
         self.see(key, false, packet.flags);
         let traffic = &mut self.traffic[index as usize];
         traffic.packets_out += 1;
         traffic.bytes_out += packet.ip_bytes();
-        let ttl = if egress { packet.ttl } else { packet.ttl - 1 };
-        Fate::Becomes(Datagram {
+        let to = Datagram {
             src: world::vip(key.2).socket(),
             dst: world::client(key.0, key.1, key.2),
-            ttl,
+            ttl: if egress { packet.ttl } else { packet.ttl - 1 },
             ..packet
-        })
+        };
+        self.leave_trail(packet, to, index, true);
+        Fate::Becomes(to)
+    }
+
+    /// An error about a reply to a client, for the backend that sent it. No flow and no count changes.
+    pub(crate) fn reply_is_lost(&self, key: Key, error: IcmpError) -> Fate {
+        let Some(flow) = self.flows.get(&key).filter(|_| self.presence[key.2] == Presence::Live) else {
+            return Fate::Passes;
+        };
+        let endpoint = world::endpoint(flow.backend).socket();
+        let src = if flow.port.is_some() { world::source(flow.backend) } else { error.src };
+        let to = self.peer(key);
+        Fate::Translated(IcmpError { src, dst: endpoint.ip(), from: endpoint, to, ttl: error.ttl - 1, ..error })
+    }
+
+    /// An error about a packet to the backend of this index, for the client that sent it.
+    pub(crate) fn packet_is_lost(&self, backend: u32, error: IcmpError, hook: Hook) -> Fate {
+        let Some(key) = self.replies.get(&(world::endpoint(backend), error.from)) else { return Fate::Passes };
+        let (client, vip) = (world::client(key.0, key.1, key.2), world::vip(key.2).socket());
+        let src = if error.src == error.to.ip() { vip.ip() } else { error.src };
+        let ttl = if hook == Hook::Egress { error.ttl } else { error.ttl - 1 };
+        Fate::Translated(IcmpError { src, dst: client.ip(), from: client, to: vip, ttl, ..error })
     }
 
     /// A sweep: how many flows end because of their time, and how many because their frontend or backend is gone.
@@ -229,6 +324,9 @@ impl Model {
     }
 
     fn open(&mut self, key: Key, choice: &dyn Fn() -> Option<Choice>) -> Result<Option<DropReason>, String> {
+        if world::has_ranges(key.2) && self.outside.contains(&(key.0, key.2)) {
+            return Ok(Some(DropReason::SourceRange));
+        }
         if self.selections[key.2].len == 0 {
             let waits = world::waits_for_another_node(key.2);
             return Ok(Some(if waits { DropReason::NoLocalBackend } else { DropReason::NoBackend }));
@@ -253,6 +351,7 @@ impl Model {
         let state = if world::vip(key.2).protocol == 6 { FlowState::SynSent } else { FlowState::UdpOneWay };
         self.flows
             .insert(key, Flow { backend: chosen.backend, state: FlowState::Free, last: self.now, port: chosen.port });
+        self.replies.insert((world::endpoint(chosen.backend), self.peer(key)), key);
         self.set(key, state, false);
         Ok(None)
     }
@@ -319,11 +418,7 @@ impl Model {
     /// Full NAT exactly where a reply could not be told apart, or would not come back; ports in their range, and no two replies alike.
     fn check_port(&self, key: Key, Choice { backend, port }: Choice) -> Result<(), String> {
         let peer = |address, port| SocketAddr::new(address, port);
-        let taken = |peer: SocketAddr| {
-            self.flows
-                .iter()
-                .any(|(key, flow)| world::endpoint(flow.backend) == world::endpoint(backend) && self.peer(*key) == peer)
-        };
+        let taken = |peer: SocketAddr| self.replies.contains_key(&(world::endpoint(backend), peer));
         let as_client = world::is_local(backend) && !taken(world::client(key.0, key.1, key.2));
         match port {
             None if as_client => Ok(()),
@@ -349,8 +444,10 @@ impl Model {
         ever.closed += u64::from(ends);
         ever.resets += u64::from(ends && reset);
         flow.state = state;
+        let endpoint = world::endpoint(flow.backend);
         self.met.insert(state as u8);
         if state == FlowState::Free {
+            self.replies.remove(&(endpoint, self.peer(key)));
             self.flows.remove(&key);
         }
     }

@@ -6,11 +6,8 @@ use anyhow::{Result, ensure};
 use lb_common::{
     Bucket, Flow, FlowState, Settings,
     flow::{WAYS, meta_state},
-    names::map,
 };
-use lb_ebpf::env::Limits;
-
-use crate::testrun::Node;
+use lb_ebpf::env::{Limits, Table};
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +29,10 @@ pub(crate) struct Dump {
 }
 
 impl Dump {
-    /// Reads them.
-    pub(crate) fn read(node: &Node) -> Result<Self> {
-        Ok(Self { forward: entries(node, map::FLOWS)?, reply: entries(node, map::REPLIES)? })
+    /// Reads them; `bucket` reads one of their buckets.
+    pub(crate) fn read(limits: &Limits, bucket: &dyn Fn(Table, u32) -> Result<Bucket>) -> Result<Self> {
+        let entries = |table| entries(limits, table, bucket);
+        Ok(Self { forward: entries(Table::Forward)?, reply: entries(Table::Reply)? })
     }
 
     /// No key twice.
@@ -82,12 +80,11 @@ pub(crate) fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn entries(node: &Node, name: &str) -> Result<Vec<Entry>> {
-    let buckets = node.array::<Bucket>(name)?;
+fn entries(limits: &Limits, table: Table, bucket: &dyn Fn(Table, u32) -> Result<Bucket>) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
-    for index in 0..buckets.len() {
-        let bucket = buckets.get(&index, 0)?;
-        ensure!(bucket.lock == 0, "bucket {index} of {name} is locked");
+    for index in 0..=limits.bucket_mask {
+        let bucket = bucket(table, index)?;
+        ensure!(bucket.lock == 0, "bucket {index} of the {table:?} table is locked");
         for (way, (meta, flow)) in bucket.meta.into_iter().zip(bucket.ways).enumerate() {
             if meta_state(meta) != FlowState::Free {
                 found.push(Entry { slot: index * WAYS as u32 + way as u32, state: meta_state(meta), flow });

@@ -14,19 +14,19 @@ use nix::{
 
 use crate::{
     operations::{self, Operation},
-    tables::{self, Dump},
+    sender::{Sender, Tally, dump, write_all},
+    tables,
     testrun::{Node, on_a_node, options},
-    traffic::{Sender, Tally},
-    world::{self, Condition},
+    world::{self, ALL, Condition},
 };
 
 const ROUNDS: u64 = 24;
 const PACKETS: usize = 5000;
-const ALL: u32 = (world::FRONTENDS * world::BACKENDS) as u32;
 
 #[test]
 fn two_cpus_count_exactly() {
-    on_a_node(options(), |node| {
+    on_a_node(options(), |mut node| {
+        let node = &mut node;
         set_up(&mut node.bpf)?;
         let (mut now, mut total) = (1000, Tally::default());
         let mut chance = Rng::with_seed(7);
@@ -54,8 +54,9 @@ fn two_cpus_count_exactly() {
 
 fn set_up(bpf: &mut Bpf) -> Result<()> {
     let conditions = vec![READY; ALL as usize];
-    (0..ALL).try_for_each(|index| world::put_backend(bpf, index, READY))?;
-    (0..world::FRONTENDS).try_for_each(|f| world::put_frontend(bpf, f, &world::selection(f, &conditions), 0))
+    (0..ALL).try_for_each(|index| write_all(bpf, &world::backend(index, READY)))?;
+    write_all(bpf, &world::all_admitted())?;
+    (0..world::FRONTENDS).try_for_each(|f| write_all(bpf, &world::frontend(f, &world::selection(f, &conditions), 0)))
 }
 
 const READY: Condition = Condition::ready(1);
@@ -93,7 +94,7 @@ fn send(mut sender: Sender<'_>, cpu: usize, seed: u64) -> Result<Tally> {
         let operation = if rng.bool() { operations::client(&mut rng) } else { operations::backend(&mut rng) };
         // So few flows that both CPUs are always at the same ones.
         match operation {
-            Operation::Client { key: (c, _, f), flags, payload, xdp } => {
+            Operation::Client { key: (c, _, f), flags, payload, xdp, .. } => {
                 sender.client((c % 2, 0, f), flags, payload, xdp)?
             }
             Operation::Backend { key: (c, _, f), flags, payload, .. } => {
@@ -112,7 +113,7 @@ fn maintain(bpf: &mut Bpf, chance: &mut Rng) -> Result<()> {
     let mut conditions = vec![READY; ALL as usize];
     conditions[world::index(frontend, chance.usize(0..world::BACKENDS)) as usize].state = BackendState::Draining;
     for (turn, conditions) in [(1, &conditions), (0, &vec![READY; ALL as usize])] {
-        world::put_frontend(bpf, frontend, &world::selection(frontend, conditions), turn)?;
+        write_all(bpf, &world::frontend(frontend, &world::selection(frontend, conditions), turn))?;
         Bpf::grace_period()?;
     }
     Ok(())
@@ -120,7 +121,7 @@ fn maintain(bpf: &mut Bpf, chance: &mut Rng) -> Result<()> {
 
 /// What the counters say is what the table holds and what was sent.
 fn at_rest(node: &Node, total: Tally) -> Result<()> {
-    let dump = Dump::read(node)?;
+    let dump = dump(node)?;
     dump.check_keys()?;
     let indexes: Vec<u32> = (0..ALL).collect();
     let counters = node.bpf.counters(&indexes)?;
@@ -152,13 +153,13 @@ fn at_rest(node: &Node, total: Tally) -> Result<()> {
 
 /// Every reply entry belongs to a flow, and every flow has one unless it could not be given one in time.
 fn linked(node: &Node) -> Result<()> {
-    let mut dump = Dump::read(node)?;
+    let mut dump = dump(node)?;
     dump.forward.retain(|entry| entry.flow.link != lb_ebpf::table::NO_LINK);
     dump.check_links()
 }
 
 fn nothing_left(node: &mut Node) -> Result<()> {
-    let dump = Dump::read(node)?;
+    let dump = dump(node)?;
     ensure!(dump.forward.is_empty() && dump.reply.is_empty(), "{:?} {:?}", dump.forward, dump.reply);
     let report = node.bpf.sweep()?;
     ensure!(report.entries == 0 && report.recounts.is_empty(), "{report:?}");

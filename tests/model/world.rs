@@ -1,25 +1,25 @@
 //! What is balanced in these tests: a frontend for each algorithm, over both families and protocols, with backends on the node and
-//! elsewhere, some of them behind two frontends; and how it is written into the maps.
+//! elsewhere, some of them behind two frontends; and the writes that make it. Clients and other nodes are in network 10, which is that
+//! of the uplink, pods in network 20: 10.NETWORK.0.HOST and fdNETWORK::HOST, with HOST in decimal digits in both.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::Result;
 use lb_agent::{
     balance::{self, Entry},
-    dataplane::{Dataplane as _, Write, bpf::Bpf},
+    dataplane::Write,
 };
 use lb_common::{
     Algorithm, Backend, BackendState, Frontend, Protocol, SocketKey, Vip,
     backend::{BACKEND_GONE, BACKEND_LOCAL},
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, VIP_LIVE, VIP_REMOVED},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, VIP_LIVE, VIP_REMOVED},
 };
-
-use crate::testrun::{NODE4, NODE6};
 
 /// Frontends, each of a service of its own.
 pub(crate) const FRONTENDS: usize = 6;
 /// Backends of each; the first two are on the node.
 pub(crate) const BACKENDS: usize = 4;
+/// Backends of all.
+pub(crate) const ALL: u32 = (FRONTENDS * BACKENDS) as u32;
 /// Clients.
 pub(crate) const CLIENTS: usize = 5;
 /// Source ports of each client.
@@ -33,15 +33,15 @@ const MAGLEV_SIZE: u32 = 251;
 
 /// A frontend's address.
 pub(crate) fn vip(frontend: usize) -> SocketKey {
-    let (address, port, protocol) = [
-        ("10.99.0.1", 80, Protocol::Tcp),
-        ("10.99.0.1", 81, Protocol::Tcp),
-        ("10.99.0.1", 53, Protocol::Udp),
-        ("fd99::1", 80, Protocol::Tcp),
-        ("fd99::1", 53, Protocol::Udp),
-        ("10.99.0.1", 54, Protocol::Udp),
+    let (v4, port, protocol) = [
+        (true, 80, Protocol::Tcp),
+        (true, 81, Protocol::Tcp),
+        (true, 53, Protocol::Udp),
+        (false, 80, Protocol::Tcp),
+        (false, 53, Protocol::Udp),
+        (true, 54, Protocol::Udp),
     ][frontend];
-    SocketKey::new(socket(address, port), protocol)
+    SocketKey::new(SocketAddr::new(address(v4, 99, 1), port), protocol)
 }
 
 /// A frontend's algorithm.
@@ -60,6 +60,11 @@ pub(crate) fn waits_for_another_node(frontend: usize) -> bool {
     frontend % 2 == 1
 }
 
+/// Whether only admitted clients may use a frontend.
+pub(crate) fn has_ranges(frontend: usize) -> bool {
+    frontend.is_multiple_of(4)
+}
+
 /// What a frontend's service limits: connections of a backend, new ones a second of a client, and of all; 0: any number.
 pub(crate) fn limits(frontend: usize) -> [u32; 3] {
     [[0; 3], [0; 3], [0, 1, 0], [4, 0, 0], [0, 3, 0], [0, 0, 2]][frontend]
@@ -67,8 +72,12 @@ pub(crate) fn limits(frontend: usize) -> [u32; 3] {
 
 /// A client's socket, of the family of a frontend.
 pub(crate) fn client(client: usize, port: usize, frontend: usize) -> SocketAddr {
-    let net = if is_v4(frontend) { "10.9.0." } else { "fd09::" };
-    socket(&format!("{net}{}", client + 1), 40000 + port as u16)
+    SocketAddr::new(address(is_v4(frontend), 10, 40 + client as u8), 40000 + port as u16)
+}
+
+/// A router on the way to clients, and to other nodes.
+pub(crate) fn router(frontend: usize) -> IpAddr {
+    address(is_v4(frontend), 10, 39)
 }
 
 /// Whether a frontend is IPv4.
@@ -93,26 +102,16 @@ pub(crate) fn is_local(index: u32) -> bool {
 
 /// Where a backend listens: the same sockets behind every frontend of a family and protocol.
 pub(crate) fn endpoint(index: u32) -> SocketKey {
-    let number = index as usize % BACKENDS;
-    let net = match (is_v4(frontend_of(index)), is_local(index)) {
-        (true, true) => "10.20.0.",
-        (true, false) => "10.30.0.",
-        (false, true) => "fd20::",
-        (false, false) => "fd30::",
-    };
-    let protocol = if vip(frontend_of(index)).protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
-    SocketKey::new(socket(&format!("{net}{}", number % 2 + 2), 8080), protocol)
+    let frontend = frontend_of(index);
+    let (network, first) = if is_local(index) { (20, 20) } else { (10, 30) };
+    let host = first + (index as usize % BACKENDS % 2) as u8;
+    let protocol = if vip(frontend).protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
+    SocketKey::new(SocketAddr::new(address(is_v4(frontend), network, host), 8080), protocol)
 }
 
-/// The address that a backend takes for its client's under full NAT.
+/// The address that a backend takes for its client's under full NAT: the node's towards it.
 pub(crate) fn source(index: u32) -> IpAddr {
-    let address = match (is_v4(frontend_of(index)), is_local(index)) {
-        (true, true) => "10.20.0.1",
-        (false, true) => "fd20::1",
-        (true, false) => NODE4,
-        (false, false) => NODE6,
-    };
-    address.parse().expect("an address")
+    address(is_v4(frontend_of(index)), if is_local(index) { 20 } else { 10 }, 2)
 }
 
 /// A backend's weight.
@@ -120,8 +119,14 @@ pub(crate) fn weight(index: u32) -> u16 {
     WEIGHTS[index as usize % BACKENDS]
 }
 
-fn socket(address: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(address.parse().expect("an address"), port)
+/// The address of a host in a network.
+fn address(v4: bool, network: u8, host: u8) -> IpAddr {
+    // 42 becomes 0x42.
+    let digits = |number: u8| u16::from(number / 10 * 16 + number % 10);
+    match v4 {
+        true => Ipv4Addr::new(10, network, 0, host).into(),
+        false => Ipv6Addr::new(0xfd00 | digits(network), 0, 0, 0, 0, 0, 0, digits(host)).into(),
+    }
 }
 
 /// What changes of a backend.
@@ -174,12 +179,11 @@ pub(crate) fn selection(frontend: usize, conditions: &[Condition]) -> Selection 
     Selection { slots: built.slots, len: built.len }
 }
 
-/// Writes a backend, and its endpoint.
-pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Result<()> {
+/// The writes of a backend, and of its endpoint.
+pub(crate) fn backend(index: u32, condition: Condition) -> [Write; 2] {
     let key = endpoint(index);
     // The first index with this socket stands for it.
     let id = (0..=index).find(|other| endpoint(*other) == key).unwrap_or(index);
-    bpf.write(&Write::PutEndpoint(key, id))?;
     let backend = Backend {
         addr: key.addr,
         source: source(index).into(),
@@ -194,22 +198,21 @@ pub(crate) fn put_backend(bpf: &mut Bpf, index: u32, condition: Condition) -> Re
         state: condition.state as u8,
         ..Backend::default()
     };
-    Ok(bpf.write(&Write::PutBackend(index, backend))?)
+    [Write::PutEndpoint(key, id), Write::PutBackend(index, backend)]
 }
 
-/// Writes a frontend with its table into one of two places that take turns, and with its limits.
-pub(crate) fn put_frontend(bpf: &mut Bpf, frontend: usize, selection: &Selection, turn: u32) -> Result<()> {
-    put_limited(bpf, frontend, selection, turn, limits(frontend))
+/// The writes of a frontend with its table in one of two places that take turns, and with its limits.
+pub(crate) fn frontend(frontend: usize, selection: &Selection, turn: u32) -> [Write; 3] {
+    limited(frontend, selection, turn, limits(frontend))
 }
 
 /// The same with other limits.
-pub(crate) fn put_limited(
-    bpf: &mut Bpf,
+pub(crate) fn limited(
     frontend: usize,
     selection: &Selection,
     turn: u32,
     [max_connections, client_rate, rate]: [u32; 3],
-) -> Result<()> {
+) -> [Write; 3] {
     let offset = (frontend as u32 * 2 + turn % 2) * TABLE_ROOM;
     assert!(selection.slots.len() <= TABLE_ROOM as usize, "the table has room");
     let place = lb_common::Selection { offset, len: selection.len };
@@ -221,19 +224,39 @@ pub(crate) fn put_limited(
         affinity_seconds: AFFINITY,
         algorithm: algorithm(frontend) as u8,
         flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 }
-            | if waits_for_another_node(frontend) { FRONTEND_DROP_OUTSIDE } else { 0 },
+            | if waits_for_another_node(frontend) { FRONTEND_DROP_OUTSIDE } else { 0 }
+            | if has_ranges(frontend) { FRONTEND_RANGES } else { 0 },
         zero: 0,
         max_connections,
         client_rate,
         rate,
     };
-    bpf.write(&Write::PutSlots(offset, selection.slots.clone()))?;
-    bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE, measured: 0 }))?;
-    Ok(bpf.write(&Write::PutFrontend(vip(frontend), record))?)
+    [
+        Write::PutSlots(offset, selection.slots.clone()),
+        Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE, measured: 0 }),
+        Write::PutFrontend(vip(frontend), record),
+    ]
 }
 
-/// Removes a frontend; a sweep forgets its flows.
-pub(crate) fn remove_frontend(bpf: &mut Bpf, frontend: usize) -> Result<()> {
-    bpf.write(&Write::DeleteFrontend(vip(frontend)))?;
-    Ok(bpf.write(&Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED, measured: 0 }))?)
+/// The write that admits a client to a frontend, or does so no longer.
+pub(crate) fn range(frontend: usize, number: usize, admitted: bool) -> Write {
+    let network = client(number, 0, frontend).ip().into();
+    match admitted {
+        true => Write::PutRange(frontend as u32, network),
+        false => Write::DeleteRange(frontend as u32, network),
+    }
+}
+
+/// The writes that admit every client to every frontend.
+pub(crate) fn all_admitted() -> Vec<Write> {
+    let frontends = (0..FRONTENDS).filter(|frontend| has_ranges(*frontend));
+    frontends.flat_map(|frontend| (0..CLIENTS).map(move |client| range(frontend, client, true))).collect()
+}
+
+/// The writes that remove a frontend; a sweep forgets its flows.
+pub(crate) fn no_frontend(frontend: usize) -> [Write; 2] {
+    [
+        Write::DeleteFrontend(vip(frontend)),
+        Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED, measured: 0 }),
+    ]
 }

@@ -16,6 +16,8 @@ use crate::{
 
 /// Where every dependency has one line that says why it is there.
 const LIST: &str = "docs/dependencies.md";
+/// The targets of libFuzzer, a workspace of their own.
+pub(crate) const FUZZ: &str = "fuzz/Cargo.toml";
 
 /// Runs all checks, also after one failed, and names those that did.
 pub(crate) fn everything() -> Result<()> {
@@ -44,11 +46,12 @@ fn failed(name: &str, result: Result<()>) -> Option<&str> {
 }
 
 fn formatting(shell: &Shell) -> Result<()> {
-    Ok(cmd!(shell, "cargo fmt --all --check").run()?)
+    cmd!(shell, "cargo fmt --all --check").run()?;
+    Ok(cmd!(shell, "cargo fmt --manifest-path {FUZZ} --check").run()?)
 }
 
 fn clippy(shell: &Shell) -> Result<()> {
-    let features = ["--features", "weir-tests/privileged"];
+    let features = ["--features", "weir-tests/privileged,weir-model/privileged"];
     let clippy = cmd!(shell, "cargo clippy --locked --workspace --all-targets {features...} -- -D warnings");
     Ok(build::with_object(clippy).run()?)
 }
@@ -78,8 +81,11 @@ fn documentation(shell: &Shell) -> Result<()> {
 }
 
 fn dependencies(_shell: &Shell) -> Result<()> {
-    let metadata = MetadataCommand::new().current_dir(workspace::root()).no_deps().exec()?;
-    let packages = metadata.workspace_packages();
+    let mut packages = Vec::new();
+    for manifest in ["Cargo.toml", FUZZ] {
+        let metadata = MetadataCommand::new().manifest_path(workspace::root().join(manifest)).no_deps().exec()?;
+        packages.extend(metadata.packages);
+    }
     let own: BTreeSet<_> = packages.iter().map(|package| package.name.to_string()).collect();
     let used = packages.iter().flat_map(|package| &package.dependencies).map(|dependency| dependency.name.clone());
     let used = used.filter(|name| !own.contains(name)).collect();

@@ -8,6 +8,7 @@ mod compiler;
 mod demo;
 mod deploy;
 mod evaluate;
+mod fuzz;
 mod image;
 mod lint;
 mod machine;
@@ -50,6 +51,8 @@ enum Task {
     Cluster(cluster::Args),
     /// Run the tests: of one layer, or all
     Test(test::Args),
+    /// Look for what no test thinks of: random operations beside a model, random bytes for what reads bytes
+    Fuzz(fuzz::Args),
     /// Make what of deploy/ comes from other sources: plain manifest, custom resources, dashboards
     Deploy(deploy::Args),
     /// Check formatting, lints, documentation, the list of dependencies and the made files of deploy/
@@ -77,6 +80,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Evaluate(args) => evaluate::run(&args),
         Task::Cluster(args) => cluster::run(args),
         Task::Test(args) => test::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Deploy(args) => deploy::run(&args),
         Task::Lint => lint::everything(),
     }

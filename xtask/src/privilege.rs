@@ -2,8 +2,10 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use xshell::{Cmd, Shell, cmd};
+
+use crate::shell;
 
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {
@@ -44,8 +46,6 @@ pub(crate) fn runner(shell: &Shell) -> Result<Option<(String, String)>> {
     if prefix.is_empty() {
         return Ok(None);
     }
-    let about = cmd!(shell, "rustc -vV").quiet().read()?;
-    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    let variable = format!("CARGO_TARGET_{}_RUNNER", shell::host(shell)?.to_uppercase().replace('-', "_"));
     Ok(Some((variable, prefix.join(" "))))
 }

@@ -3,7 +3,7 @@
 use std::env;
 
 use anyhow::{Context, Result};
-use xshell::{Cmd, Shell};
+use xshell::{Cmd, Shell, cmd};
 
 use crate::workspace;
 
@@ -32,6 +32,13 @@ pub(crate) fn in_root() -> Result<Shell> {
     let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.iter().map(Into::into));
     shell.set_var("PATH", env::join_paths(folders).context("PATH")?);
     Ok(shell)
+}
+
+/// The target that the compiler builds for when it is told none.
+pub(crate) fn host(shell: &Shell) -> Result<String> {
+    let about = cmd!(shell, "rustc -vV").quiet().read()?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    Ok(host.to_owned())
 }
 
 /// The same command without what the outer cargo says of this package: build scripts that look there (ring's) would run anew, and all that

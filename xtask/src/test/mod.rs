@@ -64,15 +64,15 @@ impl Layer {
         }
     }
 
-    /// Its test programs, of those that need root or tools.
+    /// Its test programs, of those that need root or tools, as cargo is told of them.
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Host | Self::All => &[],
-            Self::Prometheus => &["observe"],
-            Self::Chart => &["chart"],
-            Self::Kernel => &["kernel", "model"],
-            Self::Netns => &["netns"],
-            Self::Kubernetes => &["kubernetes"],
+            Self::Prometheus => &["--test", "observe"],
+            Self::Chart => &["--test", "chart"],
+            Self::Kernel => &["--test", "kernel", "--package", "weir-model", "--bin", "model"],
+            Self::Netns => &["--test", "netns"],
+            Self::Kubernetes => &["--test", "kubernetes"],
         }
     }
 
@@ -144,16 +144,14 @@ fn host_tests(arguments: &[String]) -> Result<Counts> {
 fn tool_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
     let tests = cmd!(shell, "cargo test --locked --package weir-tests --features tools --no-fail-fast");
-    let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
-    counted(build::with_object(tests.arg("--").args(arguments)))
+    counted(build::with_object(tests.args(layer.programs()).arg("--").args(arguments)))
 }
 
 fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let shell = shell::in_root()?;
     let tests = cmd!(shell, "cargo test --locked --package weir-tests --features privileged --no-fail-fast");
     // One after the other: they share the kernel's counters and few cores.
-    let tests = layer.programs().iter().fold(tests, |tests, program| tests.args(["--test", program]));
-    let tests = tests.args(["--", "--test-threads=1"]).args(arguments);
+    let tests = tests.args(layer.programs()).args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
     let tests = match layer {
         // Built as the user who asked, into that user's cache; the tests run as root.

@@ -2,14 +2,9 @@
 //! namespace with two interfaces, in which the routing table knows the way to everybody and who is next on it.
 //!
 //! ```text
-//!  clients 10.9.0.0/16 -- 10.10.0.1 --+
-//!  fd09::/32            fd10::1       +-- up0 [node] pod0 -- local backends 10.20.0.0/24, fd20::/64
-//!  remote  10.30.0.0/16 - 10.10.0.9 --+
-//!  fd30::/32            fd10::9
+//!  clients and remote backends                              local backends
+//!  10.10.0.0/24, fd10::/64 ------- up0 [node] pod0 ------- 10.20.0.0/24, fd20::/64
 //! ```
-//! Not a module of the library, because that is linked by `xtask`, which builds the object that `lb-agent` contains: the test programs
-//! that need it include the file.
-#![allow(dead_code, reason = "each test program that includes this uses a part of it")]
 
 use std::{borrow::Cow, fmt::Write as _, path::Path};
 
@@ -27,10 +22,8 @@ use lb_agent::dataplane::{
 use lb_common::names::{map, program};
 use weir_tests::{namespace::Namespace, pins::PinFolder, requirements};
 
-/// The node's IPv4 address on `up0`: what remote backends see as their client.
-pub(crate) const NODE4: &str = "10.10.0.2";
-/// The same for IPv6.
-pub(crate) const NODE6: &str = "fd10::2";
+use crate::life::TCP_IDLE;
+
 /// tc: the next program, and the stack after it.
 pub(crate) const TC_NEXT: u32 = u32::MAX;
 /// tc: the packet ends here.
@@ -43,8 +36,6 @@ pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
 /// XDP: back where it came from.
 pub(crate) const XDP_TX: u32 = 3;
-/// XDP: out of another interface.
-pub(crate) const XDP_REDIRECT: u32 = 4;
 
 /// No smaller frame is run: the kernel takes at least an Ethernet header.
 const ROOM: usize = 256;
@@ -150,12 +141,10 @@ pub(crate) struct Node {
     /// Index of the interface towards local backends.
     pub(crate) pod: u32,
     clock: Array<MapData, u32>,
+    options: Options,
     // Last: what is pinned goes after who uses it.
     pins: PinFolder,
 }
-
-/// Seconds after which a silent TCP connection is forgotten here.
-pub(crate) const TCP_IDLE: u32 = 900;
 
 /// Small maps, a clock of the test's own, and a flow hash that is the same in every run.
 pub(crate) fn options() -> Options {
@@ -175,22 +164,32 @@ pub(crate) fn options() -> Options {
 
 /// Makes a node (with a pin path of its own, whatever `options` says) and calls `test` on a thread in its namespace: the kernel looks
 /// interfaces up in the namespace of who runs a program. Threads that `test` starts are in it too.
-pub(crate) fn on_a_node<T: Send>(options: Options, test: impl FnOnce(&mut Node) -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_a_node<T: Send>(options: Options, test: impl FnOnce(Node) -> Result<T> + Send) -> Result<T> {
     requirements::check(&["ip"])?;
     let (node, far) = (Namespace::new("tr")?, Namespace::new("tr")?);
     connect(&node, &far)?;
-    node.enter(move || test(&mut Node::start(options)?))?
+    node.enter(move || test(Node::start(options)?))?
 }
 
 impl Node {
-    fn start(mut options: Options) -> Result<Self> {
+    fn start(options: Options) -> Result<Self> {
         let pins = PinFolder::new("tr")?;
-        options.pin_path = pins.path().into();
+        Self::over(Options { pin_path: pins.path().into(), ..options }, pins)
+    }
+
+    /// Ends this agent and starts another one over its maps, which loads the programs anew.
+    pub(crate) fn restart(self) -> Result<Self> {
+        let Self { bpf, programs, options, pins, .. } = self;
+        drop((bpf, programs));
+        Self::over(options, pins)
+    }
+
+    fn over(options: Options, pins: PinFolder) -> Result<Self> {
         let mut bpf = Bpf::start(&options).map_err(|error| anyhow::anyhow!(summary(&error)))?;
         let programs = Programs::of(&mut bpf)?;
         let clock = array(pins.path(), map::CLOCK)?;
         let index = |name| nix::net::if_::if_nametoindex(name).with_context(|| format!("interface {name}"));
-        Ok(Self { bpf, programs, uplink: index("up0")?, pod: index("pod0")?, clock, pins })
+        Ok(Self { bpf, programs, uplink: index("up0")?, pod: index("pod0")?, clock, options, pins })
     }
 
     /// Sets the programs' clock, in seconds.
@@ -245,25 +244,14 @@ fn connect(node: &Namespace, far: &Namespace) -> Result<()> {
     node.link("up0", far, "up0")?;
     node.link("pod0", far, "pod0")?;
     node.address("up0", &["10.10.0.2/24", "fd10::2/64"])?;
-    node.address("pod0", &["10.20.0.1/24", "fd20::1/64"])?;
+    node.address("pod0", &["10.20.0.2/24", "fd20::2/64"])?;
     let mut lines = String::new();
-    for (device, addresses) in [
-        ("up0", ["10.10.0.1", "10.10.0.9", "fd10::1", "fd10::9"]),
-        ("pod0", ["10.20.0.2", "10.20.0.3", "fd20::2", "fd20::3"]),
-    ] {
-        for (index, address) in addresses.iter().enumerate() {
-            let mac = format!("02:00:00:00:00:{index:02x}");
-            writeln!(lines, "neigh add {address} lladdr {mac} dev {device} nud permanent")?;
+    for (device, network, hosts) in [("up0", 10, 30..50), ("pod0", 20, 20..22)] {
+        for host in hosts {
+            for address in [format!("10.{network}.0.{host}"), format!("fd{network}::{host}")] {
+                writeln!(lines, "neigh add {address} lladdr 02:00:00:00:00:{host} dev {device} nud permanent")?;
+            }
         }
     }
-    node.ip(&lines)?;
-    for (prefix, gateway) in [
-        ("10.9.0.0/16", "10.10.0.1"),
-        ("10.30.0.0/16", "10.10.0.9"),
-        ("fd09::/32", "fd10::1"),
-        ("fd30::/32", "fd10::9"),
-    ] {
-        node.route(prefix, gateway)?;
-    }
-    Ok(())
+    node.ip(&lines)
 }
