@@ -2,6 +2,7 @@
 
 mod alone;
 mod chance;
+mod collisions;
 mod frame;
 mod host;
 mod noise;
