@@ -80,7 +80,7 @@ pub(crate) struct World {
     pub(crate) flags: u8,
     /// Connections of a backend, new ones a second of a client, and of all; 0: any number.
     pub(crate) limits: [u32; 3],
-    /// Who may use the frontends, with [`FRONTEND_RANGES`].
+    /// Who may use the frontends, with [`lb_common::service::FRONTEND_RANGES`].
     pub(crate) ranges: Vec<IpNet>,
     /// Whether the frontends' address is announced by [`Interface::Up0`].
     pub(crate) announced: bool,
