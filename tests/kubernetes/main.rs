@@ -1,5 +1,6 @@
 //! Weir on a real Kubernetes cluster, with clients in pods, on nodes and outside. `cargo xtask test kubernetes` builds the programs of the
-//! cluster first; all tests share one cluster of three nodes without kube-proxy, where not said otherwise.
+//! cluster first; all tests share one cluster of three nodes without kube-proxy, where not said otherwise. Those with KEDA are left out
+//! but by `cargo xtask test keda`, which builds it.
 
 mod bad_input;
 mod beside;
@@ -8,6 +9,7 @@ mod change;
 mod clients;
 mod failure;
 mod install;
+mod keda;
 mod manifests;
 mod observe;
 mod policy;

@@ -13,7 +13,7 @@ use weir_tests::cluster::Proxy;
 use crate::{clients::Client, manifests, space::Space, weir, world};
 
 /// A Deployment of one pod, which requests a twentieth of a CPU, with its Service.
-fn scene(space: &Space<'_>) -> Result<()> {
+pub(crate) fn scene(space: &Space<'_>) -> Result<()> {
     stage(space, "requests: {cpu: 50m}")
 }
 
@@ -37,14 +37,16 @@ pub(crate) fn policy(name: &str, target: &str, spec: &str) -> String {
 }
 
 pub(crate) const DEPLOYMENT: &str = "apiVersion: apps/v1, kind: Deployment, name: my-app";
-const CONNECTIONS: &str = "targets: [{signal: activeConnections, perReplica: 4}]";
-const AT_ONCE: &str = "drainTimeout: 20s, behavior: {scaleDown: {stabilizationWindowSeconds: 0}}";
+pub(crate) const CONNECTIONS: &str = "targets: [{signal: activeConnections, perReplica: 4}]";
+pub(crate) const AT_ONCE: &str = "drainTimeout: 20s, behavior: {scaleDown: {stabilizationWindowSeconds: 0}}";
 
-fn replicas(space: &Space<'_>) -> Result<u64> {
+/// The replicas that the Deployment has been told to have.
+pub(crate) fn replicas(space: &Space<'_>) -> Result<u64> {
     Ok(space.get(&["deployment", "my-app"])?["spec"]["replicas"].as_u64().unwrap_or_default())
 }
 
-fn wait_for_replicas(space: &Space<'_>, count: u64) -> Result<()> {
+/// Waits until it has been told to have so many.
+pub(crate) fn wait_for_replicas(space: &Space<'_>, count: u64) -> Result<()> {
     let waited = space.wait_for(&format!("{count} replicas"), || Ok(replicas(space)? == count));
     waited.map_err(|error| error.context(space.kubectl(&["describe", "scalepolicies"]).unwrap_or_default()))
 }

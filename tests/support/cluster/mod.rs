@@ -8,6 +8,7 @@ mod certificates;
 mod control_plane;
 mod daemon;
 mod groups;
+pub mod keda;
 pub mod layout;
 mod network;
 mod node;

@@ -45,16 +45,7 @@ pub struct Programs(PathBuf);
 impl Programs {
     /// The folder that this source asks for, whether it exists or not.
     pub fn expected_folder() -> Result<PathBuf> {
-        if let Some(folder) = env::var_os(VARIABLE) {
-            return Ok(folder.into());
-        }
-        let cache = match env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
-            Some(folder) => PathBuf::from(folder),
-            None => {
-                PathBuf::from(env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
-            }
-        };
-        Ok(cache.join("weir/kubernetes").join(key()))
+        cached(VARIABLE, &format!("kubernetes/{}", key()))
     }
 
     /// The programs, if all were built.
@@ -120,18 +111,27 @@ fn all() -> impl Iterator<Item = &'static str> {
 
 /// Changes with every version and every file of the module.
 fn key() -> String {
-    let mut hash = Sha256::new();
-    hash.update(KUBERNETES);
-    for (file, content) in MODULE {
-        hash.update(file);
-        hash.update(content);
+    let module = MODULE.iter().flat_map(|(file, content)| [*file, *content]);
+    let installed = INSTALLED.iter().flat_map(|(module, _, version)| [*module, *version]);
+    format!("{KUBERNETES}-{}", digest([KUBERNETES].into_iter().chain(module).chain(installed)))
+}
+
+/// The folder that a variable names, or else the one of this name in the user's cache.
+pub(super) fn cached(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(folder) = env::var_os(variable) {
+        return Ok(folder.into());
     }
-    for (module, _, version) in INSTALLED {
-        hash.update(module);
-        hash.update(version);
-    }
-    let digest = hash.finalize();
-    format!("{KUBERNETES}-{}", digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>())
+    let cache = match env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
+    };
+    Ok(cache.join("weir").join(name))
+}
+
+/// Some digits that change with the texts.
+pub(super) fn digest<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let hash = texts.into_iter().fold(Sha256::new(), |hash, text| hash.chain_update(text));
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

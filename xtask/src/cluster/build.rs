@@ -9,9 +9,13 @@ use std::{
 };
 
 use super::go;
-use anyhow::{Context as _, Result, bail};
-use weir_tests::cluster::programs::{
-    ADDITIONAL, INSTALLED, KUBERNETES, KUBERNETES_PROGRAMS, MODULE, Programs, missing,
+use anyhow::{Context as _, Result, bail, ensure};
+use weir_tests::{
+    cluster::{
+        keda,
+        programs::{ADDITIONAL, INSTALLED, KUBERNETES, KUBERNETES_PROGRAMS, MODULE, Programs, missing},
+    },
+    process::text,
 };
 
 use crate::setup::{self, Purpose};
@@ -60,24 +64,39 @@ pub(crate) fn installed(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The folder of KEDA's programs and definitions, made now where one is missing: for tests of their own.
+pub(crate) fn keda() -> Result<PathBuf> {
+    let folder = keda::expected_folder()?;
+    let missing = keda::missing(&folder);
+    if missing.is_empty() {
+        return Ok(folder);
+    }
+    let kubectl = programs()?.path("kubectl");
+    setup::ensure(Purpose::Kubernetes)?;
+    eprintln!("building {} into {} (many minutes, once)", missing.join(", "), folder.display());
+    let source = copy(keda::MODULE, &folder)?;
+    for (package, program) in keda::PROGRAMS.iter().filter(|(_, program)| missing.contains(program)) {
+        build(&source, &format!("{}/{package}", keda::SOURCE), "-s -w", &folder.join(program))?;
+    }
+    let module = printed(go()?.current_dir(&source).args(["list", "-m", "-f", "{{.Dir}}", keda::SOURCE]))?;
+    // With the patches that its authors make to what their generator writes.
+    let definitions = Path::new(module.trim()).join("config/crd");
+    let definitions = printed(Command::new(kubectl).arg("kustomize").arg(definitions))?;
+    fs::write(folder.join(keda::DEFINITIONS), definitions)?;
+    Ok(folder)
+}
+
 fn name<'a>(module: &'a str, package: &'a str) -> &'a str {
     let path = if package.is_empty() { module } else { package };
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Our own module, from a copy: the clone may be read-only, and must not change while Go reads it.
+/// Our own module.
 fn kubernetes(folder: &Path) -> Result<()> {
-    let source = folder.join("source");
-    for (file, content) in MODULE {
-        let path = source.join(file);
-        fs::create_dir_all(path.parent().context("a file needs a folder")?)?;
-        fs::write(&path, content).with_context(|| path.display().to_string())?;
-    }
+    let source = copy(MODULE, folder)?;
     let flags = ["-s".to_owned(), "-w".to_owned()].into_iter().chain(version_flags()).collect::<Vec<_>>().join(" ");
     for (package, program) in [(".", "kubernetes"), ("./pause", "pause")] {
-        let mut go = go()?;
-        go.args(["build", "-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(folder.join(program)).arg(package);
-        watch(go.current_dir(&source), program)?;
+        build(&source, package, &flags, &folder.join(program))?;
     }
     for program in KUBERNETES_PROGRAMS {
         let link = folder.join(program);
@@ -85,6 +104,24 @@ fn kubernetes(folder: &Path) -> Result<()> {
         std::os::unix::fs::symlink("kubernetes", &link).with_context(|| link.display().to_string())?;
     }
     Ok(())
+}
+
+/// A copy of a module of ours: the clone may be read-only, and must not change while Go reads it.
+fn copy(module: &[(&str, &str)], folder: &Path) -> Result<PathBuf> {
+    let source = folder.join("source");
+    for (file, content) in module {
+        let path = source.join(file);
+        fs::create_dir_all(path.parent().context("a file needs a folder")?)?;
+        fs::write(&path, content).with_context(|| path.display().to_string())?;
+    }
+    Ok(source)
+}
+
+/// Builds a program from a package of a module's, or of one that it requires.
+fn build(source: &Path, package: &str, flags: &str, program: &Path) -> Result<()> {
+    let mut go = go()?;
+    go.args(["build", "-v", "-trimpath", "-ldflags", flags, "-o"]).arg(program).arg(package);
+    watch(go.current_dir(source), &program.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Kubernetes' programs know their version only from the linker.
@@ -114,6 +151,13 @@ fn go() -> Result<Command> {
     let mut go = Command::new(path);
     go.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "auto").env_remove("GOFLAGS");
     Ok(go)
+}
+
+/// What a command prints; it must succeed.
+fn printed(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    Ok(text(&output.stdout))
 }
 
 /// Runs Go and shows how far it is: with -v it names each package that it compiles.

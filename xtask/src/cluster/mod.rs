@@ -10,7 +10,7 @@ use clap::{Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use weir_tests::cluster::{self, Cluster, Config, Daemon, Proxy, layout::Name, programs::Programs};
 
-pub(crate) use self::build::{installed, programs};
+pub(crate) use self::build::{installed, keda, programs};
 
 use crate::{
     privilege,

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use weir_tests::cluster::programs;
+use weir_tests::cluster::{keda, programs};
 use xshell::cmd;
 
 use self::output::Counts;
@@ -42,11 +42,13 @@ enum Layer {
     Netns,
     /// A real Kubernetes cluster; needs root, and some minutes once to build Kubernetes
     Kubernetes,
+    /// A real KEDA in such a cluster; needs root, and many minutes once to build KEDA: only where it is named
+    Keda,
     /// Metrics, dashboards and alerts under Prometheus' own promtool and server: no root
     Prometheus,
     /// The chart under Helm: no root, and a minute once to build Helm
     Chart,
-    /// All in this order, each of them even when one fails; before them the lints where CI=true
+    /// All but keda, one after the other, each of them even when one fails; before them the lints where CI=true
     All,
 }
 
@@ -58,6 +60,7 @@ impl Layer {
             Self::Kernel => "kernel",
             Self::Netns => "netns",
             Self::Kubernetes => "kubernetes",
+            Self::Keda => "keda",
             Self::Prometheus => "prometheus",
             Self::Chart => "chart",
             Self::All => "all",
@@ -72,7 +75,7 @@ impl Layer {
             Self::Chart => &["--test", "chart"],
             Self::Kernel => &["--test", "kernel", "--package", "weir-model", "--bin", "model"],
             Self::Netns => &["--test", "netns"],
-            Self::Kubernetes => &["--test", "kubernetes"],
+            Self::Kubernetes | Self::Keda => &["--test", "kubernetes"],
         }
     }
 
@@ -83,6 +86,7 @@ impl Layer {
             Self::Kernel => &[Self::Kernel],
             Self::Netns => &[Self::Netns],
             Self::Kubernetes => &[Self::Kubernetes],
+            Self::Keda => &[Self::Keda],
             Self::Prometheus => &[Self::Prometheus],
             Self::Chart => &[Self::Chart],
             Self::All => &[Self::Host, Self::Prometheus, Self::Chart, Self::Kernel, Self::Netns, Self::Kubernetes],
@@ -126,7 +130,9 @@ fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
             cluster::installed("helm")?;
             tool_tests(layer, arguments)
         }
-        Layer::Kernel | Layer::Netns | Layer::Kubernetes | Layer::All => privileged_tests(layer, arguments),
+        Layer::Kernel | Layer::Netns | Layer::Kubernetes | Layer::Keda | Layer::All => {
+            privileged_tests(layer, arguments)
+        }
     }
 }
 
@@ -153,9 +159,14 @@ fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     // One after the other: they share the kernel's counters and few cores.
     let tests = tests.args(layer.programs()).args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
+    // Built as the user who asked, into that user's cache; the tests run as root.
     let tests = match layer {
-        // Built as the user who asked, into that user's cache; the tests run as root.
-        Layer::Kubernetes => tests.env(programs::VARIABLE, cluster::programs()?.folder()),
+        Layer::Kubernetes | Layer::Keda => tests.env(programs::VARIABLE, cluster::programs()?.folder()),
+        _ => tests,
+    };
+    let tests = match layer {
+        // Those that the cluster's other tests leave out.
+        Layer::Keda => tests.arg("--ignored").env(keda::VARIABLE, cluster::keda()?),
         _ => tests,
     };
     let runner = privilege::runner(&shell)?;
