@@ -168,6 +168,30 @@ fn keda_sets_what_a_policy_wants() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs KEDA: `cargo xtask test keda`"]
+fn keda_is_told_at_once_that_somebody_asks() -> Result<()> {
+    let cluster = world::enter_with_weir(Proxy::None)?;
+    let keda = Keda::install(&cluster)?;
+    let space = Space::new(&cluster, "zero-with-keda")?;
+    scene(&space)?;
+    let wants = format!("{CONNECTIONS}, actuator: Keda, replicas: {{min: 0, max: 20}}, {AT_ONCE}");
+    let pushed = scaled_object(&[("type: external", "type: external-push"), DOWN_TO_NONE])?;
+    space.apply(&format!("{}---\n{pushed}", policy("my-app", DEPLOYMENT, &wants)))?;
+    let nobody_asks = || {
+        wait_for_replicas(&space, 0)?;
+        space.wait_for("no pod", || Ok(space.pods("app=my-app")?.is_empty()))
+    };
+    keda.explain(takes("nobody asks", nobody_asks))?;
+
+    let target = manifests::target(&space.cluster_addresses("my-app")?[0], 80);
+    let clients = space.pods("role=client")?;
+    let asks = || Client::Pod(&clients[0]).ask(&cluster, &[&target, "--timeout=60000"])?.expect_no_failure();
+    keda.explain(takes("an answer", asks))?;
+    ensure!(replicas(&space)? == 1, "it keeps one replica for a while");
+    keda.explain(takes("nobody asks again", nobody_asks))
+}
+
 /// Says how long something took.
 fn takes(what: &str, task: impl FnOnce() -> Result<()>) -> Result<()> {
     let began = Instant::now();
