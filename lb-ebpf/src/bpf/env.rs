@@ -29,7 +29,7 @@ use super::maps::{self, *};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.2.
+/// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.3.
 const SKIP_NEIGH: u32 = 1 << 2;
 /// The error of an insertion that finds its key.
 const EEXIST: i32 = -17;

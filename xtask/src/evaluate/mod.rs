@@ -2,6 +2,7 @@
 //! The measuring program (tests/bench/evaluate) prints JSON; this makes the table and the picture of docs/evaluation.md of it.
 
 mod picture;
+mod pieces;
 mod table;
 
 use std::{fs, path::PathBuf};
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// Only this way; may be given several times
     #[arg(long, value_enum)]
     only: Vec<Way>,
+    /// Measures nothing and shows what earlier runs have written, put together; may be given several times
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "from", "minutes", "cpus", "rounds", "only"])]
+    report: Vec<PathBuf>,
     /// Where the JSON and the picture go; without it target/evaluation
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
@@ -106,7 +110,7 @@ impl Report {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let json = measure(args)?;
+    let json = if args.report.is_empty() { measure(args)? } else { pieces::together(&args.report)? };
     let folder = args.folder.clone().unwrap_or_else(|| workspace::target_dir().join("evaluation"));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     fs::write(folder.join("evaluation.json"), &json)?;
