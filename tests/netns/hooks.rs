@@ -1,6 +1,8 @@
-//! Another XDP program on the interface is left alone: `auto` goes beside it through tc, `xdp` says who holds the place.
+//! What is attached. Another XDP program on the interface is left alone: `auto` goes beside it through tc, `xdp` says who holds the place.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use aya::sys::{Stats, enable_stats};
+use serde_json::Value;
 use weir_tests::{
     agent::{Agent, Options},
     client,
@@ -21,6 +23,23 @@ fn auto_goes_beside_a_foreign_xdp_program() -> Result<()> {
     }
     let status = agent.weir(&["status"])?;
     assert!(text(&status.stdout).contains("tcx"), "{}", text(&status.stdout));
+    Ok(())
+}
+
+#[test]
+fn the_time_of_a_run_is_shown_once_the_kernel_has_measured_it() -> Result<()> {
+    let lab = Lab::local(1)?;
+    let agent = lab.start(&lab.web(), Options::datapath("tc"))?;
+    // Of all programs of the machine, while this is held.
+    let measuring = enable_stats(Stats::RunTime)?;
+    lab.client(|| client::ask_times(vip4(80), 20, client::ask).expect_no_failure())?;
+    drop(measuring);
+    let status: Value = serde_json::from_slice(&agent.weir(&["status", "--output=json"])?.stdout)?;
+    let mut hooks = status["hooks"].as_array().into_iter().flatten();
+    let uplink = hooks.find(|hook| hook["interface"] == UPLINK && hook["hook"] == "tcx-ingress").context("no hook")?;
+    // From the client alone a connection takes four packets at least.
+    ensure!(uplink["runs"].as_u64() >= Some(80), "{uplink}");
+    ensure!(uplink["nanosecondsPerRun"].as_u64().is_some_and(|time| (20..1_000_000).contains(&time)), "{uplink}");
     Ok(())
 }
 

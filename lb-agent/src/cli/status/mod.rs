@@ -2,14 +2,17 @@
 
 pub mod features;
 pub mod report;
+mod running;
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
-use aya::programs::{ProgramInfo, loaded_programs};
 use lb_common::ABI_VERSION;
 use serde_json::Value;
 
-use self::report::{AgentFacts, Facts, HookItem};
+use self::{
+    report::{AgentFacts, Facts, HookItem},
+    running::Program,
+};
 use super::{Error, agent, host, map::list, output::Format};
 use crate::dataplane::{
     Inspect,
@@ -80,21 +83,16 @@ fn occurred(source: &impl Inspect) -> Result<BTreeMap<&'static str, u64>, Error>
 }
 
 fn hook_item(hook: &Hook) -> HookItem {
-    HookItem {
-        interface: interface(hook),
-        hook: hook.kind.name().to_owned(),
-        program: program_name(hook.program).unwrap_or_default(),
-        program_id: hook.program,
-    }
+    item(interface(hook), hook.kind.name(), hook.program)
 }
 
 fn socket_item(hook: &SocketHook) -> HookItem {
-    HookItem {
-        interface: cgroup(hook),
-        hook: hook.name.to_owned(),
-        program: program_name(hook.program).unwrap_or_default(),
-        program_id: hook.program,
-    }
+    item(cgroup(hook), hook.name, hook.program)
+}
+
+fn item(interface: String, hook: &str, program_id: u32) -> HookItem {
+    let Program { name, runs, nanoseconds_per_run } = running::program(program_id);
+    HookItem { interface, hook: hook.to_owned(), program: name, program_id, runs, nanoseconds_per_run }
 }
 
 /// A cgroup's folder, or its id where the folder is not to be seen.
@@ -118,12 +116,6 @@ pub fn socket_place(hook: &SocketHook) -> String {
 /// A hook in words.
 pub fn place(hook: &Hook) -> String {
     format!("{} of {}", hook.kind, interface(hook))
-}
-
-/// Listing programs needs CAP_SYS_ADMIN; without it the id has to do.
-fn program_name(id: u32) -> Option<String> {
-    let mut programs = loaded_programs().map_while(Result::ok);
-    programs.find(|info: &ProgramInfo| info.id() == id).and_then(|info| info.name_as_str().map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -64,6 +64,10 @@ pub struct HookItem {
     pub program: String,
     /// The program's id.
     pub program_id: u32,
+    /// How often it ran while `kernel.bpf_stats_enabled` was on; null if it was not.
+    pub runs: Option<u64>,
+    /// How long one of these runs took on average: mostly one packet, or one call of a process.
+    pub nanoseconds_per_run: Option<u64>,
 }
 
 /// Facts and what is wrong with them.
@@ -209,11 +213,12 @@ fn features(features: &[Feature]) -> Table {
 }
 
 fn hooks(hooks: &[HookItem]) -> Table {
-    let mut table = Table::new(&["WHERE", "HOOK", "PROGRAM", "ID"]);
+    let mut table = Table::new(&["WHERE", "HOOK", "PROGRAM", "ID", "RUNS", "NS/RUN"]);
     let row = |hook: &HookItem| {
         let mut cells: Vec<Cell> =
             [&hook.interface, &hook.hook, &hook.program].into_iter().map(|text| Cell::or_dash(text)).collect();
         cells.push(u64::from(hook.program_id).into());
+        cells.extend([hook.runs, hook.nanoseconds_per_run].map(Cell::from));
         cells
     };
     table.rows = hooks.iter().map(row).collect();

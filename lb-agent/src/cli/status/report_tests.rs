@@ -39,6 +39,8 @@ fn good() -> Facts {
             hook: "tcx-ingress".into(),
             program: "weir_ingress".into(),
             program_id: 7,
+            runs: Some(1000),
+            nanoseconds_per_run: Some(250),
         }],
         maps: vec![map("frontends", Some(10), 100), map("slots", None, 1000)],
         drops: BTreeMap::from([("no-backend", 3)]),
@@ -61,8 +63,8 @@ Delivery: redirect (auto)
 FEATURE     SUPPORTED   FOR          FOUND BY, OR WHAT HELPS
 tcx links   yes         attachment   asked
 
-WHERE   HOOK          PROGRAM        ID
-eth1    tcx-ingress   weir_ingress   7
+WHERE   HOOK          PROGRAM        ID   RUNS   NS/RUN
+eth1    tcx-ingress   weir_ingress   7    1000   250
 
 MAP         TYPE   KEY   VALUE   ENTRIES   ROOM   FILL    BYTES
 frontends   hash   20    24      10        100    10.0%   1048576
@@ -117,6 +119,7 @@ fn json_is_flat_and_camel_case() {
     assert_eq!(value["mapBytes"], 2097152);
     assert_eq!(value["maps"][0]["type"], "hash");
     assert_eq!(value["hooks"][0]["programId"], 7);
+    assert_eq!(value["hooks"][0]["nanosecondsPerRun"], 250);
     assert_eq!(value["agent"]["syncAgeSeconds"], 4.0);
     assert_eq!(value["drops"]["no-backend"], 3);
 }
