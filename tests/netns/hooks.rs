@@ -4,9 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
 use serde_json::Value;
 use weir_tests::{
-    agent::{Agent, Options},
+    agent::{self, Agent, Options},
     client,
     foreign::{self, ForeignXdp},
+    namespace::Namespace,
     process::text,
     topology::UPLINK,
 };
@@ -40,6 +41,25 @@ fn the_time_of_a_run_is_shown_once_the_kernel_has_measured_it() -> Result<()> {
     // From the client alone a connection takes four packets at least.
     ensure!(uplink["runs"].as_u64() >= Some(80), "{uplink}");
     ensure!(uplink["nanosecondsPerRun"].as_u64().is_some_and(|time| (20..1_000_000).contains(&time)), "{uplink}");
+    Ok(())
+}
+
+#[test]
+fn from_another_network_interfaces_are_numbers() -> Result<()> {
+    let lab = Lab::local(1)?;
+    let agent = lab.start(&lab.web(), Options::datapath("xdp-generic"))?;
+    let places = |network: &Namespace| -> Result<Vec<String>> {
+        let mut status = network.command(agent::binary()?)?;
+        let output = status.args(["status", "--output=json", "--pin-path"]).arg(agent.pins().path()).output()?;
+        let status: Value = serde_json::from_slice(&output.stdout)?;
+        let hooks = status["hooks"].as_array().into_iter().flatten();
+        Ok(hooks.filter_map(|hook| hook["interface"].as_str().map(str::to_owned)).collect())
+    };
+    let here = places(&lab.topology.node)?;
+    ensure!(here.iter().any(|place| place == UPLINK) && !here.iter().any(|place| place.starts_with('#')), "{here:?}");
+    let elsewhere = places(&lab.topology.client)?;
+    // Their indexes are the same as those of the client's own.
+    ensure!(elsewhere.len() == here.len() && elsewhere.iter().all(|place| place.starts_with('#')), "{elsewhere:?}");
     Ok(())
 }
 

@@ -102,10 +102,26 @@ pub fn hooks(pin_path: &Path) -> Result<Vec<Hook>, Error> {
         let link =
             PinnedLink::from_pin(file.path()).map_err(|e| kernel(format!("open {}", file.path().display()), e))?;
         let program = link_program(&FdLink::from(link)).unwrap_or(0);
-        found.push(Hook { interface: sys::interface_name(index), index, kind, program });
+        found.push(Hook { interface: interface_of(index, kind, program), index, kind, program });
     }
     found.sort_by_key(|hook| (hook.index, hook.kind));
     Ok(found)
+}
+
+/// An interface's name. In another network namespace the index may be another interface's, at which this program is not.
+fn interface_of(index: u32, kind: HookKind, program: u32) -> Option<String> {
+    let name = sys::interface_name(index)?;
+    let holds = |attach_type| {
+        let programs = SchedClassifier::query_tcx(&name, attach_type);
+        // Without the right to ask, it is taken for the one.
+        programs.ok().is_none_or(|(_, programs)| programs.iter().any(|there| there.id() == program))
+    };
+    let is_there = match kind {
+        HookKind::TcxIngress => holds(TcAttachType::Ingress),
+        HookKind::TcxEgress => holds(TcAttachType::Egress),
+        HookKind::XdpNative | HookKind::XdpGeneric => sys::xdp_program(&name) == Some(program),
+    };
+    is_there.then_some(name)
 }
 
 fn link_program(link: &FdLink) -> Option<u32> {
