@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    agent::core::SyncError,
+    agent::{core::SyncError, marks::Mark},
     config::SourceConfig,
     dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
     model::{BackendSpec, Feedback, HealthCheck, Model, Probe, ServiceId, ServicePort},
