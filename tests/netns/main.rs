@@ -24,4 +24,5 @@ mod sockets_policy;
 mod support;
 mod survival;
 mod transfers;
+mod usage;
 mod waking;

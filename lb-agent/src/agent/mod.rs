@@ -22,6 +22,7 @@ use crate::{
     health::Monitor,
     node::{self, NodeView, nexthop::NextHops},
     scaling::{Policy, Scaler},
+    signals::servers::LocalServers,
     telemetry::{
         Publisher, channel,
         control::{Control, ControlError},
@@ -114,6 +115,7 @@ struct Agent<D> {
     monitor: Monitor,
     scaler: Scaler,
     policies: Vec<Policy>,
+    local_servers: LocalServers,
     interfaces: Interfaces,
     sockets: SocketHooks,
     next_hops: NextHops,
@@ -205,6 +207,7 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
             monitor,
             scaler,
             policies: Vec::new(),
+            local_servers: LocalServers::new(),
             interfaces: Interfaces::default(),
             next_hops: NextHops::start()?,
             delivery: delivery::decide(Delivery::Redirect, None),

@@ -12,8 +12,11 @@ use crate::{
     discovery::build::Holders,
     model::ServiceId,
     plan::Image,
-    scaling::{BackendKey, BackendSample, ServiceSample},
-    signals::requests::RequestLoad,
+    scaling::{BackendKey, BackendSample, Requests, ServiceSample, UsageSample},
+    signals::{
+        requests::RequestLoad,
+        servers::{Server, Used},
+    },
     telemetry::{BackendSnapshot, ServiceSnapshot},
 };
 
@@ -68,23 +71,49 @@ pub fn holders(tables: &Image) -> Holders {
     tables.services().iter().flat_map(of).collect()
 }
 
-/// What the scaler reads: the backends of these Services, by namespace and name, over all their ports.
+/// What the scaler reads: the backends of these Services, by namespace and name, over all their ports. `used` is what those of this node use.
 pub fn samples(
     tables: &Image,
     carried: &Carried<'_>,
     wanted: &BTreeSet<(String, String)>,
+    used: &Used,
     at: Duration,
 ) -> Vec<ServiceSample> {
     let sample = |(namespace, name): &(String, String)| {
         let backends = ports(tables, namespace, name).filter_map(|(id, index)| service(tables, carried, id, index));
-        let backends: Vec<BackendSample> = backends
-            .flat_map(|service| service.backends.iter().map(|backend| sample(&service.id, backend)).collect::<Vec<_>>())
-            .collect();
+        let of = |service: ServiceSnapshot| {
+            service.backends.iter().map(|backend| sample(&service.id, backend, used, at)).collect::<Vec<_>>()
+        };
+        let backends: Vec<BackendSample> = backends.flat_map(of).collect();
+        let requests = mean_limits(&backends, used);
         let is_there = ports(tables, namespace, name).next().is_some();
         let (namespace, name) = (namespace.clone(), name.clone());
-        is_there.then(|| ServiceSample { namespace, name, at, backends, ..ServiceSample::default() })
+        is_there.then_some(ServiceSample { namespace, name, at, backends, requests })
     };
     wanted.iter().filter_map(sample).collect()
+}
+
+/// Where the servers of a Service are that run on this node.
+pub fn servers(tables: &Image, namespace: &str, name: &str) -> BTreeSet<Server> {
+    let backends = ports(tables, namespace, name).flat_map(|(id, index)| {
+        let local = tables.backends_of(index).filter(|(_, backend)| backend.is_local());
+        local.map(move |(_, backend)| (id.protocol, backend.key().socket()))
+    });
+    backends.collect()
+}
+
+/// What a replica may use: the mean of those that are known.
+fn mean_limits(backends: &[BackendSample], used: &Used) -> Requests {
+    let limits: Vec<_> = backends.iter().filter_map(|backend| used.get(&server(&backend.key))).map(|of| of.1).collect();
+    let mean = |values: Vec<u64>| values.iter().sum::<u64>().checked_div(values.len() as u64);
+    Requests {
+        cpu: mean(limits.iter().filter_map(|limits| limits.cpu).collect()),
+        memory: mean(limits.iter().filter_map(|limits| limits.memory).collect()),
+    }
+}
+
+fn server(key: &BackendKey) -> Server {
+    (key.protocol, key.address)
 }
 
 /// The ports of a Service.
@@ -94,16 +123,17 @@ fn ports<'a>(tables: &'a Image, namespace: &'a str, name: &'a str) -> impl Itera
     tables.services().range(first..).take_while(move |(id, _)| ours(id)).map(|(id, index)| (id, *index))
 }
 
-fn sample(id: &ServiceId, backend: &BackendSnapshot) -> BackendSample {
+fn sample(id: &ServiceId, backend: &BackendSnapshot, used: &Used, at: Duration) -> BackendSample {
     let Counters { load, traffic } = backend.counters;
+    let key = BackendKey { port: id.port, protocol: id.protocol, address: backend.address };
+    let usage = used.get(&server(&key)).map(|(usage, _)| UsageSample { cpu: usage.cpu, memory: usage.memory, at });
     BackendSample {
-        key: BackendKey { port: id.port, protocol: id.protocol, address: backend.address },
+        key,
         ready: backend.state == BackendState::Ready,
         active: load.open(),
         connections: load.connections,
         bytes: traffic.bytes_in + traffic.bytes_out,
         requests: backend.requests.clone(),
-        // Without a cluster nobody says which processes a backend is.
-        usage: None,
+        usage,
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     config::SourceConfig,
     dataplane::{Capacity, Counters, Inspect, SweepReport, Write, fake::Fake},
     model::{BackendSpec, Feedback, HealthCheck, Model, Probe, ServiceId, ServicePort},
-    signals::requests::Noted,
+    signals::{requests::Noted, servers::Used},
 };
 
 pub(super) const CAPACITY: Capacity = Capacity { frontends: 16, backends: 16, slots: 20_000, services: 16, flows: 64 };
@@ -446,8 +446,8 @@ fn reports_name_what_the_maps_hold() {
     let services = report::services(&agent.tables, &agent.carried());
     assert_eq!(services.len(), 1);
     assert_eq!((&services[0].id, services[0].backends.len()), (&id(), 2));
-    let samples =
-        report::samples(&agent.tables, &agent.carried(), &[("default".into(), "web".into())].into(), second(1));
+    let wanted = [("default".into(), "web".into())].into();
+    let samples = report::samples(&agent.tables, &agent.carried(), &wanted, &Used::new(), second(1));
     assert_eq!(
         (samples[0].name.as_str(), samples[0].backends[1].active, samples[0].backends[1].ready),
         ("web", 3, true)

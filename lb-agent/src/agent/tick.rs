@@ -1,6 +1,9 @@
 //! What the agent does each second, and after each change: the kernel is brought in line and read, and everybody is told.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use tokio::task::block_in_place;
 
@@ -8,6 +11,7 @@ use super::{Agent, attach::Attach, marks::Mark, report, sockets::Sockets, uptime
 use crate::{
     dataplane::{self, Dataplane},
     scaling::Clock,
+    signals::servers::{Server, Used},
     telemetry::{DeliveryStatus, NodeStatus, Snapshot},
 };
 
@@ -62,8 +66,22 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
     pub(super) fn scale(&mut self) {
         let clock = Clock { now: uptime(), wall: SystemTime::now() };
         let wanted = self.policies.iter().map(|policy| (policy.id.namespace.clone(), policy.service.clone())).collect();
-        let samples = report::samples(&self.core.tables, &self.core.carried(), &wanted, clock.now);
+        let used = self.used(clock.now);
+        let samples = report::samples(&self.core.tables, &self.core.carried(), &wanted, &used, clock.now);
         self.scaler.tick(clock, &samples, &self.policies);
+    }
+
+    /// What servers of this node use, of those that a policy asks it of.
+    fn used(&mut self, now: Duration) -> Used {
+        let policies = self.policies.iter().filter(|policy| policy.reads_usage());
+        let wanted: BTreeSet<Server> = policies
+            .flat_map(|policy| report::servers(&self.core.tables, &policy.id.namespace, &policy.service))
+            .collect();
+        if wanted.is_empty() {
+            return Used::new();
+        }
+        let own = self.view.addresses().collect();
+        block_in_place(|| self.local_servers.look(&wanted, &own, now))
     }
 
     pub(super) fn sync(&mut self) {

@@ -1,6 +1,6 @@
 //! Sockets of this thread's network namespace, listed and ended through sock_diag(7).
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, net::IpAddr};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
@@ -18,9 +18,16 @@ const HEADER: usize = 16;
 const REQUEST: usize = 8;
 const ID: usize = 48;
 const ANSWER: usize = 4 + ID;
+/// Bytes of `struct inet_diag_msg`, behind which attributes are.
+const ANSWER_WHOLE: usize = ANSWER + 20;
+/// The attribute with the id of the socket's cgroup, of version 2 (Linux 5.9).
+const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// TCP states: waiting for the answer to a SYN.
 const SYN_SENT: u8 = 2;
+/// Waiting for connections; of UDP, a socket that is connected to nobody has the other one.
+const LISTEN: u8 = 10;
+const CLOSE: u8 = 7;
 /// Retransmissions without an answer after which nobody is believed to be there: with Linux' timers about two seconds.
 const HOPELESS: u8 = 3;
 
@@ -70,13 +77,59 @@ pub fn end(protocol: u8, cookies: &BTreeSet<u64>) -> io::Result<usize> {
     let socket = open()?;
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let found = list(&socket, family, protocol)?;
+        let found = list(&socket, family, protocol, read)?;
         let is_tcp = protocol == libc::IPPROTO_TCP as u8;
         for found in found.iter().filter(|f| cookies.contains(&f.cookie()) && (!is_tcp || f.is_stuck())) {
             ended += usize::from(destroy(&socket, protocol, found)?);
         }
     }
     Ok(ended)
+}
+
+/// A socket at which a server waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address; unspecified if any will do.
+    pub ip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The id of the cgroup of version 2 of who has opened it.
+    pub cgroup: u64,
+}
+
+/// The sockets of this protocol at which servers wait.
+pub fn listeners(protocol: u8) -> io::Result<Vec<Listener>> {
+    let socket = open()?;
+    let state = if protocol == libc::IPPROTO_TCP as u8 { LISTEN } else { CLOSE };
+    let mut all = Vec::new();
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        all.extend(list(&socket, family, protocol, |body| listener(body, state))?);
+    }
+    Ok(all)
+}
+
+fn listener(body: &[u8], state: u8) -> Option<Listener> {
+    let found = read(body).filter(|found| found.state == state)?;
+    let ip = match i32::from(found.family) {
+        libc::AF_INET => IpAddr::from(<[u8; 4]>::try_from(&found.id[4..8]).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(&found.id[4..20]).ok()?),
+    };
+    let cgroup = attribute(body.get(ANSWER_WHOLE..)?, INET_DIAG_CGROUP_ID)?;
+    let port = u16::from_be_bytes([found.id[0], found.id[1]]);
+    Some(Listener { ip, port, cgroup: u64::from_ne_bytes(cgroup.try_into().ok()?) })
+}
+
+/// The value of the attribute of this type (`struct nlattr`).
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let header = bytes.get(..4)?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = bytes.get(4..length)?;
+        if u16::from_ne_bytes([header[2], header[3]]) == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// A message: `struct nlmsghdr` and `struct inet_diag_req_v2`.
@@ -95,7 +148,7 @@ fn request(kind: u16, flags: u16, family: u8, protocol: u8, id: &[u8; ID]) -> Ve
     message
 }
 
-fn list(socket: &Socket, family: u8, protocol: u8) -> io::Result<Vec<Found>> {
+fn list<T>(socket: &Socket, family: u8, protocol: u8, read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
     socket.send(&request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, protocol, &[0; ID]), 0)?;
     let mut found = Vec::new();
     loop {
@@ -156,10 +209,44 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let cookie = rustix::net::sockopt::socket_cookie(&stream).unwrap();
-        let found = list(&open().unwrap(), libc::AF_INET as u8, libc::IPPROTO_TCP as u8).unwrap();
+        let found = list(&open().unwrap(), libc::AF_INET as u8, libc::IPPROTO_TCP as u8, read).unwrap();
         let own = found.iter().find(|found| found.cookie() == cookie).expect("in the list");
         assert!(!own.is_stuck());
         assert_eq!(end(libc::IPPROTO_TCP as u8, &[cookie].into()).unwrap(), 0, "who is answered is left alone");
+    }
+
+    #[test]
+    fn a_server_is_found_with_its_cgroup() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(("::1", listener.local_addr().unwrap().port())).unwrap();
+        let of = |protocol: i32, port: u16| {
+            let all = listeners(protocol as u8).unwrap();
+            all.into_iter().filter(|found| found.port == port).collect::<Vec<_>>()
+        };
+        let found = of(libc::IPPROTO_TCP, listener.local_addr().unwrap().port());
+        assert_eq!(found.len(), 1, "not its connections: {found:?}");
+        assert!(found[0].ip.is_unspecified() && found[0].cgroup != 0, "{found:?}");
+        let found = of(libc::IPPROTO_UDP, datagrams.local_addr().unwrap().port());
+        assert_eq!(found.iter().map(|found| found.ip).collect::<Vec<_>>(), [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(of(libc::IPPROTO_TCP, tcp.port()), [], "one that is closed again");
+    }
+
+    #[test]
+    fn attributes_are_walked_to_the_one_wanted() {
+        let attribute_of = |kind: u16, value: &[u8]| {
+            let mut bytes = [(4 + value.len() as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let both = [attribute_of(8, &[1]), attribute_of(21, &[1, 2, 3, 4, 5, 6, 7, 8])].concat();
+        assert_eq!(attribute(&both, 21), Some(&[1, 2, 3, 4, 5, 6, 7, 8][..]));
+        assert_eq!(attribute(&both, 8), Some(&[1][..]));
+        assert_eq!(attribute(&both, 9), None);
+        assert_eq!(attribute(&both[..9], 21), None);
+        assert_eq!(attribute(&[0; 8], 21), None, "one of no length ends it");
     }
 
     #[test]

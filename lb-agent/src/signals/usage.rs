@@ -88,6 +88,28 @@ impl Place {
         }
     }
 
+    /// What the processes of a group use, and may use at most, by its folder in the hierarchy of version 2. Of the root nobody says: it is
+    /// everybody's.
+    pub fn group(&self, folder: &Path) -> Option<(Usage, Limits)> {
+        let relative = MOUNTS.iter().rev().find_map(|mount| folder.strip_prefix(mount).ok())?;
+        if relative == Path::new("") { None } else { self.of(relative) }
+    }
+
+    /// The same by its path in each hierarchy.
+    fn of(&self, relative: &Path) -> Option<(Usage, Limits)> {
+        let at = |controllers: &[&str], [v1, v2]: [&str; 2]| {
+            let first = controllers.iter().map(|name| (Version::V1, self.mount.join(name).join(relative), v1));
+            let unified = [self.mount.clone(), self.mount.join("unified")];
+            let unified = unified.map(|mount| (Version::V2, mount.join(relative), v2));
+            let found = first.chain(unified).find(|(_, folder, file)| folder.join(file).exists())?;
+            Some((found.0, found.1))
+        };
+        let (cpu_version, cpu) = at(&["cpuacct", "cpu,cpuacct"], ["cpuacct.usage", "cpu.stat"])?;
+        let (memory_version, memory) = at(&["memory"], ["memory.usage_in_bytes", "memory.current"])?;
+        let usage = Usage { cpu: cpu_time(cpu_version, &cpu)?, memory: working_set(memory_version, &memory)? };
+        Some((usage, Limits { cpu: cpu_limit(cpu_version, &cpu), memory: memory_limit(memory_version, &memory) }))
+    }
+
     /// What the wanted pods use.
     pub fn look(&self, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Usage>, UsageError> {
         read(&Hierarchies::find(&self.mount, &self.node)?, wanted)
@@ -130,6 +152,15 @@ pub struct Usage {
     pub memory: u64,
 }
 
+/// What a group may use at most; none where nothing holds it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// CPU, in thousandths of one.
+    pub cpu: Option<u64>,
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+}
+
 /// What pods and containers of this node use: of those that are `wanted`. One that goes while it is read is left out.
 pub fn read(hierarchies: &Hierarchies, wanted: &BTreeSet<String>) -> Result<BTreeMap<String, Usage>, UsageError> {
     let cpu = folders(&hierarchies.cpu.root, wanted)?;
@@ -162,6 +193,29 @@ fn working_set(version: Version, folder: &Path) -> Option<u64> {
     };
     let inactive = field(&folder.join("memory.stat"), inactive)?;
     Some(number(&folder.join(all))?.saturating_sub(inactive))
+}
+
+/// `max` and a period, or a quota and a period; of version 1 in files of their own, the quota -1 where there is none.
+fn cpu_limit(version: Version, folder: &Path) -> Option<u64> {
+    let (quota, period) = match version {
+        Version::V1 => (number(&folder.join("cpu.cfs_quota_us"))?, number(&folder.join("cpu.cfs_period_us"))?),
+        Version::V2 => {
+            let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+            let (quota, period) = text.trim().split_once(' ')?;
+            (quota.parse().ok()?, period.parse().ok()?)
+        }
+    };
+    quota.checked_mul(1000)?.checked_div(period)
+}
+
+fn memory_limit(version: Version, folder: &Path) -> Option<u64> {
+    /// Version 1 says with about as many bytes as there are numbers that there is no limit.
+    const ALL: u64 = 1 << 60;
+    let file = match version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    };
+    number(&folder.join(file)).filter(|limit| *limit < ALL)
 }
 
 fn number(file: &Path) -> Option<u64> {
@@ -255,6 +309,49 @@ mod tests {
 
     fn wanted() -> BTreeSet<String> {
         [UID, "one", "two"].map(str::to_owned).into()
+    }
+
+    #[test]
+    fn a_group_says_what_it_uses_and_may_use() {
+        let mount = tempfile::tempdir().unwrap();
+        put(
+            mount.path(),
+            &[
+                ("a.slice/b/cpu.stat", "usage_usec 1500000\nuser_usec 7\n"),
+                ("a.slice/b/cpu.max", "20000 100000\n"),
+                ("a.slice/b/memory.current", "1000\n"),
+                ("a.slice/b/memory.stat", "anon 5\ninactive_file 100\n"),
+                ("a.slice/b/memory.max", "5000\n"),
+                ("free/cpu.stat", "usage_usec 1500000\n"),
+                ("free/cpu.max", "max 100000\n"),
+                ("free/memory.current", "900\n"),
+                ("free/memory.stat", "inactive_file 0\n"),
+                ("free/memory.max", "max\n"),
+                ("cpu,cpuacct/old/cpuacct.usage", "1500000000\n"),
+                ("cpu,cpuacct/old/cpu.cfs_quota_us", "-1\n"),
+                ("cpu,cpuacct/old/cpu.cfs_period_us", "100000\n"),
+                ("memory/old/memory.usage_in_bytes", "900\n"),
+                ("memory/old/memory.stat", "total_inactive_file 0\n"),
+                ("memory/old/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("unified/old/cpu.stat", "usage_usec 1\n"),
+                ("bare/cgroup.procs", ""),
+            ],
+        );
+        let place = Place { mount: mount.path().into(), node: PathBuf::new() };
+        let usage = Usage { cpu: Duration::from_micros(1_500_000), memory: 900 };
+        let held = Limits { cpu: Some(200), memory: Some(5000) };
+        for (group, expected) in [
+            ("a.slice/b", Some((usage, held))),
+            ("free", Some((usage, Limits::default()))),
+            ("old", Some((usage, Limits::default()))),
+            ("bare", None),
+            ("gone", None),
+        ] {
+            assert_eq!(place.of(Path::new(group)), expected, "{group}");
+        }
+        for root in MOUNTS {
+            assert_eq!(place.group(Path::new(root)), None, "everybody's");
+        }
     }
 
     #[test]

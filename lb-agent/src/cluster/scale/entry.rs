@@ -125,11 +125,7 @@ impl Entry {
 
     /// Whether what its pods use is to be measured.
     pub fn reads_usage(&self) -> bool {
-        let is_usage = |signal: &&Signal| {
-            use SignalName::{Cpu, CpuCores, Memory, MemoryBytes};
-            matches!(**signal, Signal::Measured(Cpu | CpuCores | Memory | MemoryBytes))
-        };
-        self.policy.as_ref().is_ok_and(|(policy, _)| policy.signals().iter().any(is_usage))
+        self.policy.as_ref().is_ok_and(|(policy, _)| policy.reads_usage())
     }
 
     /// Whether there is a forecast to remember.

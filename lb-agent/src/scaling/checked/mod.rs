@@ -155,6 +155,13 @@ impl Policy {
         self.signals().iter().any(is_of_requests)
     }
 
+    /// Whether it reads what replicas use of CPU or memory, which is measured only then.
+    pub fn reads_usage(&self) -> bool {
+        use SignalName::{Cpu, CpuCores, Memory, MemoryBytes};
+        let is_usage = |signal: &&Signal| matches!(**signal, Signal::Measured(Cpu | CpuCores | Memory | MemoryBytes));
+        self.signals().iter().any(is_usage)
+    }
+
     /// The quantiles of `ttfb` that it reads.
     pub fn quantiles(&self) -> BTreeSet<Quantile> {
         let quantile = |signal: &Signal| match signal {
