@@ -47,7 +47,7 @@ fn busy(at: SocketAddr) -> Result<()> {
 fn a_busy_server_is_given_company() -> Result<()> {
     let lab = Lab::local(1)?;
     let group = Accounted::new("server")?;
-    let serve = format!("{}exec {} serve --port={PORT}", group.door(), env!("CARGO_BIN_EXE_peer"));
+    let serve = format!("{}exec {} serve --name=busy --port={PORT}", group.door(), env!("CARGO_BIN_EXE_peer"));
     let mut command = lab.topology.hosts[0].namespace.command("sh")?;
     command.args(["-c", &serve]);
     let _server = Running::start(command, &lab.manifests.path().join(".server.log"))?;

@@ -207,7 +207,7 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
             monitor,
             scaler,
             policies: Vec::new(),
-            local_servers: LocalServers::new(),
+            local_servers: LocalServers::default(),
             interfaces: Interfaces::default(),
             next_hops: NextHops::start()?,
             delivery: delivery::decide(Delivery::Redirect, None),

@@ -39,14 +39,16 @@ pub struct LocalServers {
     next: Duration,
 }
 
-impl LocalServers {
-    /// None yet.
-    pub fn new() -> Self {
+/// None yet.
+impl Default for LocalServers {
+    fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let machine = Limits { cpu: Some(cpus * 1000), memory: Some(sizes::memory()) };
         Self { place: Place::new(None), machine, folders: BTreeMap::new(), next: Duration::ZERO }
     }
+}
 
+impl LocalServers {
     /// What the wanted servers use; those that cannot be found are left out. `own` are the addresses of this network namespace.
     pub fn look(&mut self, wanted: &BTreeSet<Server>, own: &BTreeSet<IpAddr>, now: Duration) -> Used {
         self.folders.retain(|server, folder| wanted.contains(server) && folder.is_dir());
@@ -91,12 +93,11 @@ type Listeners = Vec<(Protocol, Listener)>;
 
 /// Who waits in this thread's network namespace.
 fn listeners() -> io::Result<Listeners> {
-    let of = |protocol: Protocol| {
-        let found = diag::listeners(protocol as u8)?;
-        Ok(found.into_iter().map(move |listener| (protocol, listener)))
-    };
-    let all: io::Result<Vec<_>> = [Protocol::Tcp, Protocol::Udp].into_iter().map(of).collect();
-    Ok(all?.into_iter().flatten().collect())
+    let mut all = Listeners::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        all.extend(diag::listeners(protocol as u8)?.into_iter().map(|listener| (protocol, listener)));
+    }
+    Ok(all)
 }
 
 /// The cgroup of who waits at just this address, or else at any.
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn who_is_not_found_is_not_looked_for_all_the_time() {
-        let mut servers = LocalServers::new();
+        let mut servers = LocalServers::default();
         let wanted = [(Protocol::Tcp, "192.0.2.1:80".parse().unwrap())].into();
         assert_eq!(servers.look(&wanted, &BTreeSet::new(), Duration::from_secs(7)), Used::new());
         assert_eq!(servers.next, Duration::from_secs(12));
