@@ -4,7 +4,6 @@ mod algorithms;
 mod change;
 mod counting;
 mod delivery;
-mod echo;
 mod fragments;
 mod hooks;
 mod interfaces;

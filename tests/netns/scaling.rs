@@ -41,7 +41,7 @@ pub(crate) fn calls(lab: &Lab) -> Vec<String> {
 }
 
 /// The Service with the first so many servers.
-fn web(lab: &Lab, servers: usize) -> Service {
+pub(crate) fn web(lab: &Lab, servers: usize) -> Service {
     let v4 = [vip4(80).ip()];
     Service::web(&v4, &lab.topology.hosts[..servers]).algorithm("least-connections")
 }

@@ -17,7 +17,7 @@ use weir_tests::{
 
 use crate::{
     lab::{Lab, vip4},
-    scaling::{calls, script},
+    scaling::{calls, script, web},
 };
 
 const PORT: u16 = 8090;
@@ -52,11 +52,11 @@ fn a_busy_server_is_given_company() -> Result<()> {
     command.args(["-c", &serve]);
     let _server = Running::start(command, &lab.manifests.path().join(".server.log"))?;
     lab.manifests.write("policy.yaml", POLICY)?;
-    let mut service = lab.web();
+    let mut service = web(&lab, 1);
     service.target_port = PORT;
     let agent = lab.start(&service, Options::default().with(&["--scale-command", &script(&lab, "true")?]))?;
     let explained = || agent.weir_ok(&["explain", "policy", "web-policy"]);
-    let is_known = || Ok(explained()?.contains("cpuCores 0.0"));
+    let is_known = || Ok(explained()?.contains("cpuCores = 0.0"));
     wait_until(PATIENCE, is_known).with_context(|| explained().unwrap_or_default())?;
     ensure!(calls(&lab).is_empty(), "nobody asks anything of it: {:?}", calls(&lab));
 
@@ -75,6 +75,6 @@ fn a_busy_server_is_given_company() -> Result<()> {
         waited.with_context(|| explained().unwrap_or_default())
     })?;
     ensure!(calls(&lab)[0].starts_with("web-policy 1 2"), "{:?}", calls(&lab));
-    ensure!(explained()?.contains("memory "), "{}", explained()?);
+    ensure!(explained()?.contains("memory = "), "{}", explained()?);
     Ok(())
 }
