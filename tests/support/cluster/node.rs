@@ -125,9 +125,9 @@ impl Node {
         let pods = qualities.iter().map(|quality| self.group().below(quality).below(&format!("pod{uid}")));
         let containers = pods.flat_map(|pod| pod.children());
         let mut first = containers.filter_map(|group| Some((group.processes().into_iter().min()?, group)));
-        let not_pause =
-            |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe != Path::new("/pause"));
-        let found = first.find(|(pid, _)| not_pause(*pid));
+        // Before a container's program runs there, the runtime's does: also in the group of the pause program.
+        let is_own = |exe: PathBuf| exe != Path::new("/pause") && !exe.to_string_lossy().contains("runc");
+        let found = first.find(|(pid, _)| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(is_own));
         found.map(|(pid, group)| (group, pid)).with_context(|| format!("pod {uid} runs nothing on {}", self.name()))
     }
 
