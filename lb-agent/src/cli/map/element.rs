@@ -200,7 +200,7 @@ pub fn drain(key: &SocketKey) -> Element {
 
 /// Element of `recounts`.
 pub fn recount(index: u32, recount: &Recount) -> Element {
-    element! { "index": index, "active": recount.active, "pending": recount.pending }
+    element! { "index": index, "active": recount.active, "pending": recount.pending, "closing": recount.closing }
 }
 
 /// Element of `sweep`.
