@@ -127,6 +127,9 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
             scratch.reply.addr = backend.source;
             scratch.reply.port = snat_port(env, offset);
             offset = offset.wrapping_add(1);
+            if is_answered_by_socket(env, scratch, backend) {
+                return false;
+            }
         }
         match claim(env, scratch) {
             Ok(true) => {
@@ -169,6 +172,14 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     let limits = env.limits();
     let range = limits.snat_last.wrapping_sub(limits.snat_first) as u32 + 1;
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
+}
+
+/// Whether what the backend answers to `scratch.reply` would be taken for an answer to a socket of this node.
+#[inline(always)]
+fn is_answered_by_socket<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> bool {
+    let to = &scratch.reply;
+    scratch.to = Tuple { src: backend.addr, dst: to.addr, src_port: backend.port, dst_port: to.port };
+    env.is_for_socket(scratch)
 }
 
 /// Inserts `scratch.reply`; `false` if another flow has this key or there is no room for it.

@@ -111,6 +111,8 @@ pub struct Scratch {
     pub fragment: Fragment,
     /// Question and answer of a route lookup.
     pub fib: Fib,
+    /// Between whom a socket is looked for.
+    pub socket: SocketTuple,
     /// The next hop of a redirect.
     pub next_hop: NextHop,
 }
@@ -142,6 +144,11 @@ pub struct Fib {
     /// The egress interface's link layer address, then the next hop's.
     pub macs: [u8; 12],
 }
+
+/// The kernel's `struct bpf_sock_tuple`: source and destination address, and a word of both ports; all of one family, without gaps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketTuple(pub [u32; 9]);
 
 /// The kernel's `struct bpf_redir_neigh`.
 #[repr(C)]
@@ -263,6 +270,8 @@ pub trait Env {
     fn fragment_ids(&self, counter: u32) -> Option<Shared<u64>>;
     /// A bucket.
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>>;
+    /// Whether a socket of this node would take a packet of `scratch.packet`'s protocol with the addresses and ports of `scratch.to`.
+    fn is_for_socket(&self, scratch: &mut Scratch) -> bool;
     /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route;
     /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow

@@ -144,6 +144,28 @@ fn source_ports_start_anywhere_and_are_all_used_once() {
 }
 
 #[test]
+fn source_ports_of_sockets_of_the_node_are_left_alone() {
+    for family in [Family::V4, Family::V6] {
+        let world = World::new(family, Protocol::Udp, &[Place::Remote]);
+        let mut memory = Memory::new();
+        memory.limits.snat_last = memory.limits.snat_first + 3;
+        world.make(1).iter().for_each(|write| memory.write(write));
+        let source = world.backend(0, 1, BackendState::Ready).source.ip();
+        memory.sockets = [61000, 61001, 61003].map(|port| SocketAddr::new(source, port)).into();
+        let mut ask = |client| {
+            let client = socket(family, 10, 9, client);
+            send(&mut memory, Interface::Up0, &udp(client, world.vip(0))).0
+        };
+        assert_eq!(ask(40000).action(), Action::Interface, "{family:?}");
+        assert_eq!(ask(40001), Verdict::drop(DropReason::SnatPortsExhausted), "{family:?}");
+        memory.sockets.clear();
+        let client = socket(family, 10, 9, 40002);
+        let verdict = send(&mut memory, Interface::Up0, &udp(client, world.vip(0))).0;
+        assert_eq!(verdict.action(), Action::Interface, "{family:?}");
+    }
+}
+
+#[test]
 fn rare_events_are_told() {
     let (mut memory, world) = start(Protocol::Tcp, Place::Local);
     let client = SocketAddr::new(world.client().ip(), 40000);

@@ -16,6 +16,7 @@ mod reach;
 mod refusals;
 mod requests;
 mod scaling;
+mod snat;
 mod sockets;
 mod sockets_counts;
 mod sockets_lab;
