@@ -9,11 +9,14 @@ use crate::{
     env::{Env, Event, Route, Scratch, Table, Tuple},
     flow::{self, count_change, first_state},
     limits, select,
-    table::{self, Hit, NO_LINK, Outcome, Place, bucket_of, key_of},
+    table::{self, Hit, Inserted, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
 /// Source ports tried for one connection before it is dropped.
 const SNAT_TRIES: u32 = 128;
+
+/// Source ports that have to be taken in a row before one is taken away from a client who has not proved its address.
+const FREE_TRIES: u32 = 4;
 
 /// Seconds in which the other entry of a fresh reply entry may still be on its way.
 pub const LINK_GRACE: u32 = 2;
@@ -119,16 +122,24 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
     let mut as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
     let mut offset = env.random();
     let mut result = Err(DropReason::SnatPortsExhausted);
+    let mut victim = Victim::default();
     env.repeat(SNAT_TRIES, || {
         if !as_client {
             if backend.source == Addr::NONE {
                 return true;
             }
             scratch.reply.addr = backend.source;
-            scratch.reply.port = snat_port(env, offset);
-            offset = offset.wrapping_add(1);
-            if is_answered_by_socket(env, scratch, backend) {
-                return false;
+            if victim.tries >= FREE_TRIES && victim.readiness != 0 {
+                scratch.reply.port = victim.port;
+                victim = Victim::default();
+                // Whoever was faster, whether the port is free is seen when it is claimed.
+                let _ = flow::end(env, &mut scratch.other);
+            } else {
+                scratch.reply.port = snat_port(env, offset);
+                offset = offset.wrapping_add(1);
+                if is_answered_by_socket(env, scratch, backend) {
+                    return false;
+                }
             }
         }
         match claim(env, scratch) {
@@ -138,6 +149,9 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
                 true
             }
             Ok(false) => {
+                if !as_client {
+                    consider(env, scratch, &mut victim);
+                }
                 as_client = false;
                 false
             }
@@ -174,6 +188,40 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
 }
 
+/// The flow that gives up its source port if there is no free one; its forward entry is in `scratch.other`.
+#[derive(Clone, Copy, Default)]
+struct Victim {
+    /// Ports that were found taken.
+    tries: u32,
+    /// How willingly it gives it up: 0 not at all.
+    readiness: u32,
+    /// Its source port.
+    port: Port,
+}
+
+/// Looks at the flow that has the port of `scratch.reply`, of which [`claim`] has found the reply entry. Who has not proved its address yet may
+/// be a flood: who was not even answered gives up its port first, then who has waited longest.
+#[inline(always)]
+fn consider<E: Env>(env: &E, scratch: &mut Scratch, victim: &mut Victim) {
+    victim.tries += 1;
+    let Inserted { hit: reply, evicted: found } = &mut scratch.inserted;
+    let Some(bucket) = bucket_of(env, Table::Forward, reply.link) else { return };
+    if !table::at(bucket, reply.link, found) || found.link != reply.slot {
+        return;
+    }
+    let answered = match found.state() {
+        FlowState::SynSent => 0,
+        FlowState::SynReceived | FlowState::UdpOneWay => 1,
+        _ => return,
+    };
+    let age = scratch.reply.last.wrapping_sub(found.last).min(u16::MAX as u32);
+    let readiness = 1 + age + (1 - answered) * (1 << 16);
+    if readiness > victim.readiness {
+        (victim.readiness, victim.port) = (readiness, scratch.reply.port);
+        scratch.other = *found;
+    }
+}
+
 /// Whether what the backend answers to `scratch.reply` would be taken for an answer to a socket of this node.
 #[inline(always)]
 fn is_answered_by_socket<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> bool {
@@ -182,7 +230,7 @@ fn is_answered_by_socket<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backe
     env.is_for_socket(scratch)
 }
 
-/// Inserts `scratch.reply`; `false` if another flow has this key or there is no room for it.
+/// Inserts `scratch.reply`; `false` if another flow has this key, whose reply entry is in `scratch.inserted.hit` then, or there is no room for it.
 #[inline(always)]
 fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let place = Place::of(&env.limits(), key_of(&scratch.reply));
@@ -198,7 +246,11 @@ fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
             Outcome::Exists if is_orphan(env, other, scratch.reply.last) => {
                 let _ = bucket_of(env, Table::Reply, other.slot).map(|bucket| table::remove(bucket, other));
             }
-            Outcome::Exists | Outcome::Full => return Ok(false),
+            Outcome::Exists => return Ok(false),
+            Outcome::Full => {
+                other.link = NO_LINK;
+                return Ok(false);
+            }
         }
     }
     Ok(false)

@@ -129,12 +129,12 @@ fn source_ports_start_anywhere_and_are_all_used_once() {
         let mut ports = Vec::new();
         for client in 0..4 {
             memory.random.borrow_mut().push_back(offset);
-            let client = socket(Family::V4, 10, 9, 40000 + client);
-            let (verdict, frame) = send(&mut memory, Interface::Up0, &udp(client, world.vip(0)));
-            if verdict.action() == Action::Interface {
-                ports.push(u16::from_be_bytes([frame[34], frame[35]]));
-            } else {
-                assert_eq!(verdict, Verdict::drop(DropReason::SnatPortsExhausted));
+            match asks(&mut memory, &world, 40000 + client) {
+                Ok(port) => {
+                    answers(&mut memory, &world, port);
+                    ports.push(port);
+                }
+                Err(verdict) => assert_eq!(verdict, Verdict::drop(DropReason::SnatPortsExhausted)),
             }
         }
         ports.sort_unstable();
@@ -152,17 +152,73 @@ fn source_ports_of_sockets_of_the_node_are_left_alone() {
         world.make(1).iter().for_each(|write| memory.write(write));
         let source = world.backend(0, 1, BackendState::Ready).source.ip();
         memory.sockets = [61000, 61001, 61003].map(|port| SocketAddr::new(source, port)).into();
-        let mut ask = |client| {
-            let client = socket(family, 10, 9, client);
-            send(&mut memory, Interface::Up0, &udp(client, world.vip(0))).0
-        };
-        assert_eq!(ask(40000).action(), Action::Interface, "{family:?}");
-        assert_eq!(ask(40001), Verdict::drop(DropReason::SnatPortsExhausted), "{family:?}");
+        assert_eq!(asks(&mut memory, &world, 40000), Ok(61002), "{family:?}");
+        answers(&mut memory, &world, 61002);
+        let exhausted = Verdict::drop(DropReason::SnatPortsExhausted);
+        assert_eq!(asks(&mut memory, &world, 40001), Err(exhausted), "{family:?}");
         memory.sockets.clear();
-        let client = socket(family, 10, 9, 40002);
-        let verdict = send(&mut memory, Interface::Up0, &udp(client, world.vip(0))).0;
-        assert_eq!(verdict.action(), Action::Interface, "{family:?}");
+        assert!(asks(&mut memory, &world, 40002).is_ok(), "{family:?}");
     }
+}
+
+#[test]
+fn a_source_port_is_taken_from_whoever_was_not_answered_for_longest() {
+    let (mut memory, world) = start(Protocol::Udp, Place::Remote);
+    memory.limits.snat_last = memory.limits.snat_first + 3;
+    for client in 0..4 {
+        assert_eq!(asks(&mut memory, &world, 40000 + client), Ok(61000 + client));
+        memory.clock += 1;
+    }
+    // The one that has waited longest is answered: the next one has to go.
+    answers(&mut memory, &world, 61000);
+    assert_eq!(asks(&mut memory, &world, 40004), Ok(61001));
+    assert_eq!((memory.flows(), memory.counters(0).load.closed), ((4, 4), 1));
+    for port in [61001, 61002, 61003] {
+        answers(&mut memory, &world, port);
+    }
+    assert_eq!(asks(&mut memory, &world, 40005), Err(Verdict::drop(DropReason::SnatPortsExhausted)));
+    assert_eq!((memory.flows(), memory.counters(0).load.closed), ((4, 4), 1));
+}
+
+#[test]
+fn a_flood_of_syns_leaves_source_ports_to_who_was_answered() {
+    let (mut memory, world) = start(Protocol::Tcp, Place::Remote);
+    memory.limits.snat_last = memory.limits.snat_first + 3;
+    for client in 0..4 {
+        let client = socket(Family::V4, 10, 9, 40000 + client);
+        send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0)));
+    }
+    let peer = |port| SocketAddr::new(world.peer(0).ip(), port);
+    send(&mut memory, Interface::Up1, &tcp(SYN | ACK, world.endpoint(0), peer(61000)));
+    // Far more than there are ports: each takes that of one that was not answered either.
+    for client in 0..1000 {
+        let client = socket(Family::V4, 10, 8, 1000 + client);
+        let verdict = send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0))).0;
+        assert_eq!(verdict.action(), Action::Interface, "{client}");
+    }
+    let client = socket(Family::V4, 10, 9, 40000);
+    let (verdict, frame) = send(&mut memory, Interface::Up0, &tcp(ACK, client, world.vip(0)));
+    assert_eq!((verdict.action(), source_port(&frame)), (Action::Interface, 61000), "its connection is made");
+    let load = memory.counters(0).load;
+    assert_eq!((load.active, load.pending, load.connections), (1, 3, 1));
+}
+
+/// A datagram of a client; from which source port it went on.
+fn asks(memory: &mut Memory, world: &World, client: u16) -> Result<u16, Verdict> {
+    let client = SocketAddr::new(world.client().ip(), client);
+    let (verdict, frame) = send(memory, Interface::Up0, &udp(client, world.vip(0)));
+    if verdict.action() == Action::Interface { Ok(source_port(&frame)) } else { Err(verdict) }
+}
+
+/// The backend's answer to a source port.
+fn answers(memory: &mut Memory, world: &World, port: u16) {
+    let peer = SocketAddr::new(world.peer(0).ip(), port);
+    assert_eq!(send(memory, Interface::Up1, &udp(world.endpoint(0), peer)).0.action(), Action::Interface);
+}
+
+fn source_port(frame: &[u8]) -> u16 {
+    let l4 = if frame[12..14] == [0x08, 0x00] { 34 } else { 54 };
+    u16::from_be_bytes([frame[l4], frame[l4 + 1]])
 }
 
 #[test]
