@@ -6,7 +6,7 @@ use lb_common::{
 };
 
 use crate::{
-    env::{Env, Event, Route, Scratch, Table, Tuple},
+    env::{Env, Event, Route, Scratch, Table, Tuple, Victim},
     flow::{self, count_change, first_state},
     limits, select,
     table::{self, Hit, Inserted, NO_LINK, Outcome, Place, bucket_of, key_of},
@@ -122,16 +122,16 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
     let mut as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
     let mut offset = env.random();
     let mut result = Err(DropReason::SnatPortsExhausted);
-    let mut victim = Victim::default();
+    scratch.victim = Victim::default();
     env.repeat(SNAT_TRIES, || {
         if !as_client {
             if backend.source == Addr::NONE {
                 return true;
             }
             scratch.reply.addr = backend.source;
-            if victim.tries >= FREE_TRIES && victim.readiness != 0 {
-                scratch.reply.port = victim.port;
-                victim = Victim::default();
+            if scratch.victim.tries >= FREE_TRIES && scratch.victim.readiness != 0 {
+                scratch.reply.port = scratch.victim.port;
+                scratch.victim = Victim::default();
                 // Whoever was faster, whether the port is free is seen when it is claimed.
                 let _ = flow::end(env, &mut scratch.other);
             } else {
@@ -150,7 +150,7 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
             }
             Ok(false) => {
                 if !as_client {
-                    consider(env, scratch, &mut victim);
+                    consider(env, scratch);
                 }
                 as_client = false;
                 false
@@ -188,22 +188,11 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
 }
 
-/// The flow that gives up its source port if there is no free one; its forward entry is in `scratch.other`.
-#[derive(Clone, Copy, Default)]
-struct Victim {
-    /// Ports that were found taken.
-    tries: u32,
-    /// How willingly it gives it up: 0 not at all.
-    readiness: u32,
-    /// Its source port.
-    port: Port,
-}
-
 /// Looks at the flow that has the port of `scratch.reply`, of which [`claim`] has found the reply entry. Who has not proved its address yet may
 /// be a flood: who was not even answered gives up its port first, then who has waited longest.
 #[inline(always)]
-fn consider<E: Env>(env: &E, scratch: &mut Scratch, victim: &mut Victim) {
-    victim.tries += 1;
+fn consider<E: Env>(env: &E, scratch: &mut Scratch) {
+    scratch.victim.tries = scratch.victim.tries.wrapping_add(1);
     let Inserted { hit: reply, evicted: found } = &mut scratch.inserted;
     let Some(bucket) = bucket_of(env, Table::Forward, reply.link) else { return };
     if !table::at(bucket, reply.link, found) || found.link != reply.slot {
@@ -216,8 +205,8 @@ fn consider<E: Env>(env: &E, scratch: &mut Scratch, victim: &mut Victim) {
     };
     let age = scratch.reply.last.wrapping_sub(found.last).min(u16::MAX as u32);
     let readiness = 1 + age + (1 - answered) * (1 << 16);
-    if readiness > victim.readiness {
-        (victim.readiness, victim.port) = (readiness, scratch.reply.port);
+    if readiness > scratch.victim.readiness {
+        (scratch.victim.readiness, scratch.victim.port) = (readiness, scratch.reply.port);
         scratch.other = *found;
     }
 }

@@ -105,6 +105,8 @@ pub struct Scratch {
     pub entry: Flow,
     /// Its reply entry.
     pub reply: Flow,
+    /// Who would give up its source port for it.
+    pub victim: Victim,
     /// Which packet a fragment is of.
     pub fragment_key: FragmentKey,
     /// What becomes of it.
@@ -115,6 +117,18 @@ pub struct Scratch {
     pub socket: SocketTuple,
     /// The next hop of a redirect.
     pub next_hop: NextHop,
+}
+
+/// The flow that gives up its source port if no free one is found; its forward entry is in [`Scratch::other`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Victim {
+    /// Ports that were found taken.
+    pub tries: u32,
+    /// How willingly it gives it up: 0 not at all.
+    pub readiness: u32,
+    /// Its source port.
+    pub port: lb_common::Port,
 }
 
 /// The kernel's `struct bpf_fib_lookup`.
