@@ -128,18 +128,8 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
             if backend.source == Addr::NONE {
                 return true;
             }
-            scratch.reply.addr = backend.source;
-            if scratch.victim.tries >= FREE_TRIES && scratch.victim.readiness != 0 {
-                scratch.reply.port = scratch.victim.port;
-                scratch.victim = Victim::default();
-                // Whoever was faster, whether the port is free is seen when it is claimed.
-                let _ = flow::end(env, &mut scratch.other);
-            } else {
-                scratch.reply.port = snat_port(env, offset);
-                offset = offset.wrapping_add(1);
-                if is_answered_by_socket(env, scratch, backend) {
-                    return false;
-                }
+            if !stand_in(env, scratch, backend, &mut offset) {
+                return false;
             }
         }
         match claim(env, scratch) {
@@ -186,6 +176,22 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     let limits = env.limits();
     let range = limits.snat_last.wrapping_sub(limits.snat_first) as u32 + 1;
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
+}
+
+/// Puts the node's address and the next source port to try into `scratch.reply`; `false` if a socket of the node uses that.
+#[inline(always)]
+fn stand_in<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend, offset: &mut u32) -> bool {
+    scratch.reply.addr = backend.source;
+    if scratch.victim.tries >= FREE_TRIES && scratch.victim.readiness != 0 {
+        scratch.reply.port = scratch.victim.port;
+        scratch.victim = Victim::default();
+        // If somebody else was faster, that is seen when the port is claimed.
+        let _ = flow::end(env, &mut scratch.other);
+        return true;
+    }
+    scratch.reply.port = snat_port(env, *offset);
+    *offset = offset.wrapping_add(1);
+    !is_answered_by_socket(env, scratch, backend)
 }
 
 /// Looks at the flow that has the port of `scratch.reply`, of which [`claim`] has found the reply entry. Who has not proved its address yet may
