@@ -209,7 +209,7 @@ fn ports_used_up(world: World) -> Case {
         case.then(Step::Flows(1));
     }
     let (tcp_is, vip) = (world.protocol == Protocol::Tcp, world.vip(0));
-    case.load(0, if tcp_is { [0, 1, 0, 0, 0] } else { [1, 0, 2, 1, 0] });
+    case.load(0, if tcp_is { [0, 1, 0, 1, 0] } else { [1, 0, 2, 1, 0] });
     let answer = if tcp_is { tcp(SYN | ACK, vip, vip) } else { udp(vip, vip) };
     let came = answer.clone().src(world.endpoint(0)).dst(world.peer(0));
     let seen = answer.dst(client(40001)).ttl(63);
