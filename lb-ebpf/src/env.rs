@@ -117,6 +117,8 @@ pub struct Scratch {
     pub socket: SocketTuple,
     /// The next hop of a redirect.
     pub next_hop: NextHop,
+    /// Not 0 if `fib` has its link layer address.
+    pub resolved: u32,
 }
 
 /// The flow that gives up its source port if no free one is found; its forward entry is in [`Scratch::other`].

@@ -32,8 +32,6 @@ use super::maps::{self, *};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.3.
-const SKIP_NEIGH: u32 = 1 << 2;
 /// `BPF_F_CURRENT_NETNS`: the network namespace of the packet's interface.
 const CURRENT_NAMESPACE: u64 = u64::MAX;
 /// The error of an insertion that finds its key.
@@ -294,17 +292,19 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
                 self.ctx.as_ptr(),
                 core::ptr::from_mut(fib).cast(),
                 size_of::<Fib>() as i32,
-                if xdp { 0 } else { SKIP_NEIGH },
+                0,
             )
         } as u32;
         match answer {
             BPF_FIB_LKUP_RET_SUCCESS if xdp => self.xdp_way(fib.interface),
-            BPF_FIB_LKUP_RET_SUCCESS => {
+            _ if xdp => Route::Defer,
+            // The redirect asks for a link layer address that is not known.
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
                 scratch.next_hop = NextHop { family: fib.family as u32, addr: fib.dst };
+                scratch.resolved = (answer == BPF_FIB_LKUP_RET_SUCCESS) as u32;
                 Route::Interface(fib.interface)
             }
-            _ if xdp => Route::Defer,
-            BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_NO_NEIGH => Route::Stack,
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Stack,
             BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(fib.bytes as u32),
             BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Drop(DropReason::ForwardingDisabled),
             BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
@@ -354,9 +354,16 @@ impl<C> Kernel<'_, C> {
     }
 }
 
+/// How a frame to the next hop of a route begins: destination, then source. The answer has them the other way round.
+#[inline(always)]
+pub(super) fn macs(fib: &Fib) -> [u8; 12] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = fib.macs;
+    [g, h, i, j, k, l, a, b, c, d, e, f]
+}
+
 /// `INTERFACE_*` flags; none of an interface that is not known.
 #[inline(always)]
-fn interface_flags(interface: u32) -> u32 {
+pub(super) fn interface_flags(interface: u32) -> u32 {
     // SAFETY: one word.
     unsafe { INTERFACES.get(interface) }.copied().unwrap_or(0)
 }
