@@ -119,8 +119,27 @@ fn undo<E: Env>(env: &E, hit: &mut Hit, state: FlowState) {
 #[inline(always)]
 fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(), DropReason> {
     scratch.reply = Flow { id: backend.endpoint, link: scratch.hit.slot, frontend: scratch.entry.id, ..scratch.entry };
-    let mut as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
-    let mut offset = env.random();
+    let as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
+    let result = search(env, scratch, backend, as_client, env.random());
+    if result.is_ok() || scratch.victim.readiness == 0 {
+        return result;
+    }
+    // If somebody else is faster, that is seen when the port is claimed.
+    let _ = flow::end(env, &mut scratch.other);
+    let offset = scratch.victim.port.number().wrapping_sub(env.limits().snat_first);
+    search(env, scratch, backend, false, offset as u32)
+}
+
+/// Claims a reply entry: under the client's own address if that is wanted and free, or else under the node's, with the first free source port
+/// from an offset on. Where some in a row are taken it ends, if one of them is a [`Victim`]'s.
+#[inline(never)]
+fn search<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    backend: &Backend,
+    mut as_client: bool,
+    mut offset: u32,
+) -> Result<(), DropReason> {
     let mut result = Err(DropReason::SnatPortsExhausted);
     scratch.victim = Victim::default();
     env.repeat(SNAT_TRIES, || {
@@ -128,12 +147,15 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
             if backend.source == Addr::NONE {
                 return true;
             }
-            if !stand_in(env, scratch, backend, &mut offset) {
+            (scratch.reply.addr, scratch.reply.port) = (backend.source, snat_port(env, offset));
+            offset = offset.wrapping_add(1);
+            if is_answered_by_socket(env, scratch, backend) {
                 return false;
             }
         }
         match claim(env, scratch) {
             Ok(true) => {
+                scratch.victim = Victim::default();
                 scratch.hit.snat_port = if as_client { Port(0) } else { scratch.reply.port };
                 result = Ok(());
                 true
@@ -143,9 +165,10 @@ fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(),
                     consider(env, scratch);
                 }
                 as_client = false;
-                false
+                scratch.victim.tries >= FREE_TRIES && scratch.victim.readiness != 0
             }
             Err(reason) => {
+                scratch.victim = Victim::default();
                 result = Err(reason);
                 true
             }
@@ -176,22 +199,6 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     let limits = env.limits();
     let range = limits.snat_last.wrapping_sub(limits.snat_first) as u32 + 1;
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
-}
-
-/// Puts the node's address and the next source port to try into `scratch.reply`; `false` if a socket of the node uses that.
-#[inline(always)]
-fn stand_in<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend, offset: &mut u32) -> bool {
-    scratch.reply.addr = backend.source;
-    if scratch.victim.tries >= FREE_TRIES && scratch.victim.readiness != 0 {
-        scratch.reply.port = scratch.victim.port;
-        scratch.victim = Victim::default();
-        // If somebody else was faster, that is seen when the port is claimed.
-        let _ = flow::end(env, &mut scratch.other);
-        return true;
-    }
-    scratch.reply.port = snat_port(env, *offset);
-    *offset = offset.wrapping_add(1);
-    !is_answered_by_socket(env, scratch, backend)
 }
 
 /// Looks at the flow that has the port of `scratch.reply`, of which [`claim`] has found the reply entry. Who has not proved its address yet may
