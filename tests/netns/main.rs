@@ -4,6 +4,7 @@ mod algorithms;
 mod change;
 mod counting;
 mod delivery;
+mod echo;
 mod fragments;
 mod hooks;
 mod interfaces;

@@ -124,14 +124,28 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let (what, limit, reason) = match verdict.action() {
         Action::Pass | Action::Truncated | Action::Stack => return NEXT,
         Action::Interface => return redirect(&env, skb, verdict.value()),
-        // SAFETY: `skb` is the program's context; a helper that checks its arguments.
-        Action::Reply => return unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        Action::Reply => return reply(&env, skb),
         Action::Drop => return drop_packet(verdict.value()),
         Action::TooBig => (Complaint::TooBig, verdict.value(), DropReason::TooBig as u32),
         Action::TimeExceeded => (Complaint::TimeExceeded, 0, DropReason::TtlExceeded as u32),
         Action::Refuse => (Complaint::Refused, 0, verdict.value()),
     };
     tell(&env, &mut packet, what, limit, reason)
+}
+
+/// Sends back what has been turned round; a packet that has no Ethernet header is given one.
+#[inline(always)]
+fn reply<E: Env>(env: &E, skb: *mut __sk_buff) -> i32 {
+    let bare = env.scratch().is_some_and(|scratch| scratch.packet.l3 == 0);
+    if bare && !give_ethernet(skb) {
+        return drop_packet(DropReason::RewriteFailed as u32);
+    }
+    // SAFETY: `skb` is the program's context; helpers that check their arguments, of which the first finds the next hop itself.
+    unsafe {
+        let interface = (*skb).ifindex;
+        let sent = if bare { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) } else { bpf_redirect(interface, 0) };
+        sent as i32
+    }
 }
 
 /// Drops a packet, and sends its sender an answer that says why instead, where that can be made.
