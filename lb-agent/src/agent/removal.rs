@@ -92,8 +92,7 @@ mod tests {
         let mut removal = Removal::default();
         let mut at = |second, closing| {
             let recounts = BTreeMap::from([(1, Recount { closing, ..Recount::default() })]);
-            let swept =
-                removal.swept([].into(), &[1].into(), &BTreeMap::new(), &recounts, Duration::from_secs(second));
+            let swept = removal.swept([].into(), &[1].into(), &BTreeMap::new(), &recounts, Duration::from_secs(second));
             swept.backends
         };
         for second in 0..60 {

@@ -287,14 +287,9 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
         ask(scratch, self.interface, bytes);
         let fib = &mut scratch.fib;
         // SAFETY: `fib` has the layout and the size the helper expects, `ctx` is this program's.
-        let answer = unsafe {
-            bpf_fib_lookup(
-                self.ctx.as_ptr(),
-                core::ptr::from_mut(fib).cast(),
-                size_of::<Fib>() as i32,
-                0,
-            )
-        } as u32;
+        let answer =
+            unsafe { bpf_fib_lookup(self.ctx.as_ptr(), core::ptr::from_mut(fib).cast(), size_of::<Fib>() as i32, 0) }
+                as u32;
         match answer {
             BPF_FIB_LKUP_RET_SUCCESS if xdp => self.xdp_way(fib.interface),
             _ if xdp => Route::Defer,

@@ -143,7 +143,8 @@ fn reply<E: Env>(env: &E, skb: *mut __sk_buff) -> i32 {
     // SAFETY: `skb` is the program's context; helpers that check their arguments, of which the first finds the next hop itself.
     unsafe {
         let interface = (*skb).ifindex;
-        let sent = if bare { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) } else { bpf_redirect(interface, 0) };
+        let sent =
+            if bare { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) } else { bpf_redirect(interface, 0) };
         sent as i32
     }
 }
