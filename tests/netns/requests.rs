@@ -19,6 +19,7 @@ use weir_tests::{
 
 use crate::{
     lab::{DATAPATHS, Lab, vip4, vip6},
+    scaling::policy,
     sockets_lab::SocketLab,
 };
 
@@ -187,13 +188,7 @@ fn aborted_requests_are_not_in_flight() -> Result<()> {
     wait_until(PATIENCE, || Ok(in_flight(&agent)? == Some(0))).context("nothing in flight")
 }
 
-const POLICY: &str = "\
-apiVersion: weir.dev/v1alpha1
-kind: ScalePolicy
-metadata: {name: web-policy, namespace: default}
-spec:
-  serviceRef: {name: web}
-  mode: Recommend
+const SPEC: &str = "  mode: Recommend
   replicas: {min: 1, max: 9}
   rules:
   - {name: slow, signal: ttfb, quantile: 0.9, above: 30, for: 10s, add: 1}
@@ -220,7 +215,7 @@ fn a_policy_that_reads_requests_has_them_measured() -> Result<()> {
     before.reader.join().expect("a reader")?;
     assert_eq!(in_flight(&agent)?, None, "nobody asked");
     assert!(!hooks(&agent)?, "and no packet of a socket is looked at");
-    lab.lab.manifests.write("policy.yaml", POLICY)?;
+    lab.lab.manifests.write("policy.yaml", &policy(SPEC))?;
     wait_until(PATIENCE, || Ok(in_flight(&agent)? == Some(0) && hooks(&agent)?)).context("measured now")?;
     let streams = lab.lab.client(|| (0..3).map(|_| Streaming::begin(vip4(80), 100)).collect::<Result<Vec<_>>>())?;
     wait_until(PATIENCE, || Ok(signal(&agent, "inFlight")? == Some(3.0))).context("the signal inFlight")?;

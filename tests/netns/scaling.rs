@@ -12,13 +12,14 @@ use weir_tests::{
 
 use crate::lab::{Lab, vip4};
 
-pub(crate) const POLICY: &str = "\
-apiVersion: weir.dev/v1alpha1
-kind: ScalePolicy
-metadata: {name: web-policy, namespace: default}
-spec:
-  serviceRef: {name: web}
-  replicas: {min: 1, max: 2}
+/// The policy of the Service `web` with the rest of its `spec`, which is indented by two.
+pub(crate) fn policy(spec: &str) -> String {
+    let head =
+        "apiVersion: weir.dev/v1alpha1\nkind: ScalePolicy\nmetadata: {name: web-policy, namespace: default}\nspec:\n";
+    format!("{head}  serviceRef: {{name: web}}\n{spec}")
+}
+
+pub(crate) const SPEC: &str = "  replicas: {min: 1, max: 2}
   targets:
   - {signal: activeConnections, perReplica: 4}
   forecast: {horizon: 1m}
@@ -47,7 +48,7 @@ pub(crate) fn web(lab: &Lab, servers: usize) -> Service {
 }
 
 fn start<'a>(lab: &'a Lab, command: &str) -> Result<Agent<'a>> {
-    lab.manifests.write("policy.yaml", POLICY)?;
+    lab.manifests.write("policy.yaml", &policy(SPEC))?;
     lab.start(&web(lab, 1), Options::default().with(&["--scale-command", command]))
 }
 

@@ -17,17 +17,11 @@ use weir_tests::{
 
 use crate::{
     lab::{Lab, vip4},
-    scaling::{calls, script, web},
+    scaling::{calls, policy, script, web},
 };
 
 const PORT: u16 = 8090;
-const POLICY: &str = "\
-apiVersion: weir.dev/v1alpha1
-kind: ScalePolicy
-metadata: {name: web-policy, namespace: default}
-spec:
-  serviceRef: {name: web}
-  replicas: {min: 1, max: 2}
+const SPEC: &str = "  replicas: {min: 1, max: 2}
   rules:
   - {name: busy, signal: cpuCores, above: 0.2, for: 2s, add: 1}
   - {name: large, signal: memory, above: 90, for: 2s, add: 1}
@@ -51,7 +45,7 @@ fn a_busy_server_is_given_company() -> Result<()> {
     let mut command = lab.topology.hosts[0].namespace.command("sh")?;
     command.args(["-c", &serve]);
     let _server = Running::start(command, &lab.manifests.path().join(".server.log"))?;
-    lab.manifests.write("policy.yaml", POLICY)?;
+    lab.manifests.write("policy.yaml", &policy(SPEC))?;
     let mut service = web(&lab, 1);
     service.target_port = PORT;
     let agent = lab.start(&service, Options::default().with(&["--scale-command", &script(&lab, "true")?]))?;

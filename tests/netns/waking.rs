@@ -17,7 +17,7 @@ use weir_tests::{
 
 use crate::{
     lab::{DATAPATHS, Lab, vip4, vip6, vips},
-    scaling::{POLICY, calls, script},
+    scaling::{SPEC, calls, policy, script},
     sockets_lab::SocketLab,
 };
 
@@ -37,7 +37,7 @@ fn start(lab: &Lab, options: Options) -> Result<Agent<'_>> {
     let action =
         format!("date +%s%N > {folder}/.at\ncp {folder}/.$3 {folder}/.new && mv {folder}/.new {folder}/web.yaml");
     let command = script(lab, &action)?;
-    lab.manifests.write("policy.yaml", &POLICY.replace("min: 1", "min: 0"))?;
+    lab.manifests.write("policy.yaml", &policy(SPEC).replace("min: 1", "min: 0"))?;
     lab.start(&web(lab, 0), options.with(&["--scale-command", &command]))
 }
 
@@ -118,7 +118,7 @@ fn a_process_of_the_node_is_refused_and_wakes_all_the_same() -> Result<()> {
 fn a_policy_that_only_recommends_wakes_nobody() -> Result<()> {
     let lab = Lab::local(1)?;
     let agent = start(&lab, Options::default())?;
-    let recommends = POLICY.replace("min: 1", "min: 0") + "  mode: Recommend\n";
+    let recommends = policy(SPEC).replace("min: 1", "min: 0") + "  mode: Recommend\n";
     lab.manifests.write("policy.yaml", &recommends)?;
     wait_until(PATIENCE, || Ok(agent.json(&["get", "policies"])?["items"][0]["mode"] == "Recommend"))?;
     let error = lab.client(|| Ok(TcpStream::connect_timeout(&vip4(80), client::LIMIT)))?.err().context("no server")?;

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    cluster::groups,
     namespace::{for_each_leftover, unique_name},
     process::wait_until,
 };
@@ -81,42 +82,33 @@ fn own() -> Result<PathBuf> {
     Ok(Path::new(mount).join(path))
 }
 
-/// A cgroup for whole processes in every hierarchy that counts CPU time or memory; dropping it ends them and removes it.
+/// A cgroup for whole processes, at the top of every hierarchy; dropping it removes it, once nobody is in it.
 #[derive(Debug)]
-pub struct Accounted(Vec<PathBuf>);
+pub struct Accounted(String);
 
 impl Accounted {
-    /// Makes it, of version 2 below the root: there controllers can be handed down.
+    /// Makes it.
     pub fn new(kind: &str) -> Result<Self> {
-        let mount = Path::new(MOUNTS[0]);
-        let controllers = ["cpuacct", "cpu,cpuacct", "memory", "unified"].map(|name| mount.join(name));
-        let roots: Vec<_> = controllers.into_iter().filter(|root| root.join("cgroup.procs").exists()).collect();
-        // Nothing but version 2.
-        let roots = if roots.is_empty() { vec![mount.to_path_buf()] } else { roots };
-        for root in &roots {
-            for_each_leftover(root, |path| drop(fs::remove_dir(path)));
+        for root in groups::hierarchies() {
+            for_each_leftover(&root, |path| drop(fs::remove_dir(path)));
         }
-        let name = unique_name(kind);
-        let group = Self(roots.iter().map(|root| root.join(&name)).collect());
-        for folder in &group.0 {
-            fs::create_dir(folder).with_context(|| format!("create {}", folder.display()))?;
-        }
+        let group = Self(unique_name(kind));
+        groups::create_everywhere(&group.0)?;
         Ok(group)
     }
 
     /// The lines of a shell that enter it, for what is started by it then.
     pub fn door(&self) -> String {
-        self.0.iter().map(|folder| format!("echo $$ > '{}/cgroup.procs' && ", folder.display())).collect()
+        let folders = groups::hierarchies().into_iter().map(|root| root.join(&self.0));
+        folders.map(|folder| format!("echo $$ > '{}/cgroup.procs' && ", folder.display())).collect()
     }
 }
 
 impl Drop for Accounted {
     fn drop(&mut self) {
-        for folder in &self.0 {
-            // Who has just ended is in it for a moment longer.
-            if wait_until(Duration::from_secs(5), || Ok(fs::remove_dir(folder).is_ok())).is_err() {
-                eprintln!("{} is in use and stays", folder.display());
-            }
+        // Who has just ended is in it for a moment longer.
+        if wait_until(Duration::from_secs(5), || Ok(groups::remove_everywhere(&self.0).is_ok())).is_err() {
+            eprintln!("{} is in use and stays", self.0);
         }
     }
 }

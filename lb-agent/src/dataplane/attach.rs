@@ -93,19 +93,21 @@ fn parse_pin(name: &str) -> Option<(u32, HookKind)> {
     Some((index.parse().ok()?, HookKind::ALL.into_iter().find(|kind| kind.name() == hook)?))
 }
 
+/// The links that are pinned in a pin path, by interface.
+fn pinned(pin_path: &Path) -> Result<BTreeSet<(u32, HookKind)>, Error> {
+    let folder = fs::read_dir(pin_path).map_err(|_| Error::NotPinned { path: pin_path.into() })?;
+    Ok(folder.filter_map(|file| file.ok()?.file_name().to_str().and_then(parse_pin)).collect())
+}
+
 /// The pinned links of a pin path.
 pub fn hooks(pin_path: &Path) -> Result<Vec<Hook>, Error> {
-    let folder = fs::read_dir(pin_path).map_err(|_| Error::NotPinned { path: pin_path.into() })?;
-    let mut found = Vec::new();
-    for file in folder.filter_map(Result::ok) {
-        let Some((index, kind)) = file.file_name().to_str().and_then(parse_pin) else { continue };
-        let link =
-            PinnedLink::from_pin(file.path()).map_err(|e| kernel(format!("open {}", file.path().display()), e))?;
+    let hook = |(index, kind)| {
+        let path = pin_path.join(pin_name(index, kind));
+        let link = PinnedLink::from_pin(&path).map_err(|e| kernel(format!("open {}", path.display()), e))?;
         let program = link_program(&FdLink::from(link)).unwrap_or(0);
-        found.push(Hook { interface: interface_of(index, kind, program), index, kind, program });
-    }
-    found.sort_by_key(|hook| (hook.index, hook.kind));
-    Ok(found)
+        Ok(Hook { interface: interface_of(index, kind, program), index, kind, program })
+    };
+    pinned(pin_path)?.into_iter().map(hook).collect()
 }
 
 /// An interface's name. In another network namespace the index may be another interface's, at which this program is not.
@@ -218,7 +220,7 @@ impl Bpf {
 
     /// Removes the links of all interfaces but these.
     pub fn let_go_of_others(&mut self, keep: &BTreeSet<u32>) -> Result<(), Error> {
-        let others: BTreeSet<u32> = hooks(&self.pin_path)?.into_iter().map(|hook| hook.index).collect();
+        let others: BTreeSet<u32> = pinned(&self.pin_path)?.into_iter().map(|(index, _)| index).collect();
         others.difference(keep).try_for_each(|index| self.let_go(*index))
     }
 

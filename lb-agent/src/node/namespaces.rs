@@ -33,8 +33,14 @@ pub struct Namespace {
 
 /// Every namespace that can be entered. Empty, not an error, where none may be.
 pub fn all() -> Vec<Namespace> {
+    all_with(|| ()).into_iter().map(|(namespace, ())| namespace).collect()
+}
+
+/// The same, each with what is seen from inside.
+pub fn all_with<T: Send>(look: impl Fn() -> T + Sync) -> Vec<(Namespace, T)> {
     let visit = |path: &Path| {
-        Some(Namespace { path: path.into(), cookie: cookie().ok()?, v4: source(true), v6: source(false) })
+        let namespace = Namespace { path: path.into(), cookie: cookie().ok()?, v4: source(true), v6: source(false) };
+        Some((namespace, look()))
     };
     within(&files(), visit).into_iter().flatten().collect()
 }

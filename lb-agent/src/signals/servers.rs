@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -68,18 +68,19 @@ impl LocalServers {
 /// The folders of the wanted servers' cgroups.
 fn find(wanted: &BTreeSet<Server>, own: &BTreeSet<IpAddr>) -> BTreeMap<Server, PathBuf> {
     let here = namespaces::cookie().ok();
-    let known = namespaces::all();
-    let files: Vec<PathBuf> = known.iter().map(|namespace| namespace.path.clone()).collect();
-    let look = |path: &Path| (path.to_path_buf(), listeners());
+    let mut looked: Vec<_> =
+        namespaces::all_with(listeners).into_iter().map(|(namespace, who)| (Some(namespace), who)).collect();
     // Who may enter none looks at its own.
-    let looked = if files.is_empty() { vec![(PathBuf::new(), listeners())] } else { namespaces::within(&files, look) };
+    if looked.is_empty() {
+        looked.push((None, listeners()));
+    }
     let mut found = BTreeMap::new();
-    for (path, listeners) in looked {
+    for (namespace, listeners) in looked {
         let Ok(listeners) = listeners else { continue };
-        let namespace = known.iter().find(|namespace| namespace.path == path);
-        let is_own = namespace.is_none_or(|namespace| Some(namespace.cookie) == here);
+        let is_own = namespace.as_ref().is_none_or(|namespace| Some(namespace.cookie) == here);
         let has = |ip: IpAddr| {
-            is_own && own.contains(&ip) || namespace.is_some_and(|of| of.v4 == Some(ip) || of.v6 == Some(ip))
+            let speaks = namespace.as_ref().is_some_and(|of| of.v4 == Some(ip) || of.v6 == Some(ip));
+            is_own && own.contains(&ip) || speaks
         };
         for server in wanted.iter().filter(|(_, at)| has(at.ip())) {
             let folder = waiting(&listeners, server).and_then(cgroup::folder);

@@ -17,6 +17,10 @@ use crate::dataplane::cgroup::MOUNTS;
 /// Pods are so far below the kubelet's root: `kubepods`, its quality of service, the pod.
 const DEPTH: usize = 3;
 
+/// The folders that version 1 may have for CPU time, and for memory.
+const CPU: &[&str] = &["cpuacct", "cpu,cpuacct"];
+const MEMORY: &[&str] = &["memory"];
+
 /// Which version of cgroups a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -98,16 +102,18 @@ impl Place {
     /// The same by its path in each hierarchy.
     fn of(&self, relative: &Path) -> Option<(Usage, Limits)> {
         let at = |controllers: &[&str], [v1, v2]: [&str; 2]| {
-            let first = controllers.iter().map(|name| (Version::V1, self.mount.join(name).join(relative), v1));
-            let unified = [self.mount.clone(), self.mount.join("unified")];
-            let unified = unified.map(|mount| (Version::V2, mount.join(relative), v2));
-            let found = first.chain(unified).find(|(_, folder, file)| folder.join(file).exists())?;
-            Some((found.0, found.1))
+            Hierarchy::places(&self.mount, relative, controllers).find(|place| {
+                let file = if place.version == Version::V1 { v1 } else { v2 };
+                place.root.join(file).exists()
+            })
         };
-        let (cpu_version, cpu) = at(&["cpuacct", "cpu,cpuacct"], ["cpuacct.usage", "cpu.stat"])?;
-        let (memory_version, memory) = at(&["memory"], ["memory.usage_in_bytes", "memory.current"])?;
-        let usage = Usage { cpu: cpu_time(cpu_version, &cpu)?, memory: working_set(memory_version, &memory)? };
-        Some((usage, Limits { cpu: cpu_limit(cpu_version, &cpu), memory: memory_limit(memory_version, &memory) }))
+        let cpu = at(CPU, ["cpuacct.usage", "cpu.stat"])?;
+        let memory = at(MEMORY, ["memory.usage_in_bytes", "memory.current"])?;
+        let usage =
+            Usage { cpu: cpu_time(cpu.version, &cpu.root)?, memory: working_set(memory.version, &memory.root)? };
+        let limits =
+            Limits { cpu: cpu_limit(cpu.version, &cpu.root), memory: memory_limit(memory.version, &memory.root) };
+        Some((usage, limits))
     }
 
     /// What the wanted pods use.
@@ -121,13 +127,9 @@ impl Hierarchies {
     /// or its folder `unified`; `node` is the folder of this node in each of them, relative, and empty for the root.
     pub fn find(mount: &Path, node: &Path) -> Result<Self, UsageError> {
         let hierarchy = |controllers: &[&str], file: &str| {
-            let first = controllers.iter().map(|name| (mount.join(name), Version::V1));
-            let unified = [(mount.to_path_buf(), Version::V2), (mount.join("unified"), Version::V2)];
-            let places = first.chain(unified).map(|(path, version)| Hierarchy { root: path.join(node), version });
-            places.into_iter().find(|place| place.has_pods(file))
+            Hierarchy::places(mount, node, controllers).find(|place| place.has_pods(file))
         };
-        let found = (hierarchy(&["cpuacct", "cpu,cpuacct"], "cpu.stat"), hierarchy(&["memory"], "memory.current"));
-        match found {
+        match (hierarchy(CPU, "cpu.stat"), hierarchy(MEMORY, "memory.current")) {
             (Some(cpu), Some(memory)) => Ok(Self { cpu, memory }),
             _ => Err(UsageError::NoPods { path: mount.join(node) }),
         }
@@ -135,6 +137,13 @@ impl Hierarchies {
 }
 
 impl Hierarchy {
+    /// Where the files of a controller may be, for a folder of this path in each hierarchy: version 1 has them in one of its own.
+    fn places(mount: &Path, path: &Path, controllers: &[&str]) -> impl Iterator<Item = Self> {
+        let first = controllers.iter().map(|name| (mount.join(name), Version::V1));
+        let unified = [(mount.to_path_buf(), Version::V2), (mount.join("unified"), Version::V2)];
+        first.chain(unified).map(move |(root, version)| Self { root: root.join(path), version })
+    }
+
     /// Whether there are pods, and of version 2 whether they have this file: without the controller they have not.
     fn has_pods(&self, file: &str) -> bool {
         let folder =

@@ -101,7 +101,7 @@ impl Group {
 }
 
 /// Makes a node's group in every hierarchy.
-pub(super) fn create_everywhere(name: &str) -> Result<()> {
+pub(crate) fn create_everywhere(name: &str) -> Result<()> {
     for hierarchy in hierarchies() {
         let folder = hierarchy.join(name);
         fs::create_dir_all(&folder).with_context(|| format!("make the control group {}", folder.display()))?;
@@ -116,7 +116,7 @@ pub(super) fn create_everywhere(name: &str) -> Result<()> {
 }
 
 /// Removes a group in every hierarchy, with all groups below it.
-pub(super) fn remove_everywhere(name: &str) -> Result<()> {
+pub(crate) fn remove_everywhere(name: &str) -> Result<()> {
     hierarchies().iter().try_for_each(|hierarchy| {
         let folder = hierarchy.join(name);
         remove_tree(&folder).with_context(|| format!("remove the control group {}", folder.display()))
@@ -142,7 +142,8 @@ fn unified() -> PathBuf {
     if beside.is_dir() { beside } else { ROOT.into() }
 }
 
-fn hierarchies() -> Vec<PathBuf> {
+/// The tops of all hierarchies.
+pub(crate) fn hierarchies() -> Vec<PathBuf> {
     if unified() == Path::new(ROOT) {
         return vec![ROOT.into()];
     }

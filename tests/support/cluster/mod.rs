@@ -7,7 +7,7 @@ mod addons;
 mod certificates;
 mod control_plane;
 mod daemon;
-mod groups;
+pub(crate) mod groups;
 pub mod keda;
 pub mod layout;
 mod network;
