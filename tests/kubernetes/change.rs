@@ -16,7 +16,7 @@ use crate::{
     clients::Client,
     manifests,
     space::{PATIENCE, Space},
-    world,
+    weir, world,
 };
 
 /// A Service of one kind with its pods and clients.
@@ -25,6 +25,7 @@ fn scene<'a>(cluster: &'a Cluster, name: &str, replicas: u32, spec: &str) -> Res
     let service = format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: my-app}}\nspec: {spec}\n");
     space.apply(&(manifests::deployment("my-app", replicas) + &service + &manifests::clients(cluster.nodes())))?;
     space.wait_for_rollout("deployment/my-app")?;
+    weir::wait_for_endpoints(&space, "my-app")?;
     space.wait_for_clients()?;
     Ok(space)
 }

@@ -49,6 +49,7 @@ impl Drop for Failed<'_> {
 fn served(space: &Space<'_>) -> Result<String> {
     space.apply(&(manifests::deployment("my-app", 3) + &manifests::service("my-app", "")))?;
     space.wait_for_rollout("deployment/my-app")?;
+    weir::wait_for_endpoints(space, "my-app")?;
     Ok(space.wait_for_addresses("my-app", 2)?.remove(0))
 }
 

@@ -1,9 +1,6 @@
 //! The sample: a Deployment and a Service of type LoadBalancer, from inside and from outside.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 use weir_tests::{
     cluster::{Cluster, Proxy},
     report::Report,
@@ -23,6 +20,7 @@ pub(crate) fn works(cluster: &Cluster, services: &str) -> Result<()> {
     space.wait_for_rollout("deployment/my-app")?;
     space.wait_for_clients()?;
     let addresses = space.wait_for_addresses("my-app", 2)?;
+    weir::wait_for_endpoints(&space, "my-app")?;
 
     for address in &addresses {
         evenly(&Client::Outside.ask(cluster, &[&manifests::target(address, 80), "--requests=120"])?)?;
@@ -30,13 +28,7 @@ pub(crate) fn works(cluster: &Cluster, services: &str) -> Result<()> {
     for pod in space.pods("role=client")? {
         evenly(&Client::Pod(&pod).ask(cluster, &["my-app.sample.svc.cluster.local:80", "--requests=120"])?)?;
     }
-    others_are_served(&space)?;
-    for node in cluster.nodes() {
-        space.wait_for("backends as in EndpointSlices", || {
-            Ok(weir::endpoints(node, space.name(), "my-app")? == endpoints(&space, "my-app")?)
-        })?;
-    }
-    Ok(())
+    others_are_served(&space)
 }
 
 /// By whoever serves them; those that are not Weir's are in none of its maps, and get no address from it.
@@ -63,17 +55,4 @@ fn evenly(report: &Report) -> Result<()> {
     let fair = report.answered() / 3;
     ensure!(report.answers.len() == 3 && report.answers.values().all(|answers| *answers * 2 >= fair), "{report:?}");
     Ok(())
-}
-
-/// The ready endpoints of a Service: address and port.
-fn endpoints(space: &Space<'_>, service: &str) -> Result<BTreeSet<(String, u16)>> {
-    let slices = space.get(&["endpointslices", &format!("--selector=kubernetes.io/service-name={service}")])?;
-    let mut found = BTreeSet::new();
-    for slice in slices["items"].as_array().into_iter().flatten() {
-        let port = slice["ports"][0]["port"].as_u64().context("a port")? as u16;
-        let ready = slice["endpoints"].as_array().into_iter().flatten().filter(|it| it["conditions"]["ready"] == true);
-        found.extend(ready.filter_map(|it| Some((it["addresses"][0].as_str()?.to_owned(), port))));
-    }
-    ensure!(!found.is_empty(), "no endpoints: {}", Value::to_string(&slices));
-    Ok(found)
 }

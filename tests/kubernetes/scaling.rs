@@ -25,6 +25,7 @@ pub(crate) fn stage(space: &Space<'_>, resources: &str) -> Result<()> {
     let deployment = manifests::deployment("my-app", 1).replace("        ports:\n", &resources);
     space.apply(&(deployment + service + &manifests::clients(space.cluster().nodes())))?;
     space.wait_for_rollout("deployment/my-app")?;
+    weir::wait_for_endpoints(space, "my-app")?;
     space.wait_for_clients()
 }
 

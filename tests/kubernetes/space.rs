@@ -1,6 +1,6 @@
 //! A Kubernetes namespace of one test, and what tests do in it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use weir_tests::{
     process::wait_until,
 };
 
-use crate::manifests;
+use crate::{manifests, weir};
 
 /// How long anything in the cluster may take before a test gives up; not a measurement. After an outage of the API server kubelet alone may
 /// wait for a minute before it asks again.
@@ -48,13 +48,15 @@ impl<'a> Space<'a> {
         self.cluster.apply_in(&self.name, manifests)
     }
 
-    /// The sample, `my-app` with so many pods and its Service, and a client on every node; waits until all are there.
+    /// The sample, `my-app` with so many pods and its Service, and a client on every node; waits until all are there, also in
+    /// the nodes' kernels.
     pub(crate) fn sample(&self, replicas: u32) -> Result<()> {
         let manifests = manifests::deployment("my-app", replicas)
             + &manifests::service("my-app", "")
             + &manifests::clients(self.cluster.nodes());
         self.apply(&manifests)?;
         self.wait_for_rollout("deployment/my-app")?;
+        weir::wait_for_endpoints(self, "my-app")?;
         self.wait_for_clients()
     }
 
@@ -105,6 +107,18 @@ impl<'a> Space<'a> {
         let object = self.get(&["service", service])?;
         let addresses = object["spec"]["clusterIPs"].as_array().into_iter().flatten();
         Ok(addresses.filter_map(|address| address.as_str().map(str::to_owned)).collect())
+    }
+
+    /// The ready endpoints of a Service: address and port.
+    pub(crate) fn ready_endpoints(&self, service: &str) -> Result<BTreeSet<(String, u16)>> {
+        let slices = self.get(&["endpointslices", &format!("--selector=kubernetes.io/service-name={service}")])?;
+        let mut found = BTreeSet::new();
+        for slice in slices["items"].as_array().into_iter().flatten() {
+            let port = slice["ports"][0]["port"].as_u64().context("a port")? as u16;
+            let ready = slice["endpoints"].as_array().into_iter().flatten().filter(|it| it["conditions"]["ready"] == true);
+            found.extend(ready.filter_map(|it| Some((it["addresses"][0].as_str()?.to_owned(), port))));
+        }
+        Ok(found)
     }
 
     /// The pods that a label selects.

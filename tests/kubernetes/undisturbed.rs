@@ -41,6 +41,7 @@ impl<'a> Scene<'a> {
                 + &manifests::clients(cluster.nodes())),
         )?;
         space.wait_for_rollout("deployment/my-app")?;
+        weir::wait_for_endpoints(&space, "my-app")?;
         space.wait_for_clients()?;
         let addresses = space.wait_for_addresses("my-app", 2)?;
         let clients = space.pods("role=client")?;

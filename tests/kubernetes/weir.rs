@@ -16,7 +16,7 @@ use weir_tests::{
 
 use crate::{
     manifests,
-    space::{Pod, pods},
+    space::{Pod, Space, pods},
 };
 
 const AGENTS: &str = "app.kubernetes.io/name=weir,app.kubernetes.io/component=agent";
@@ -82,9 +82,20 @@ pub(crate) fn on(node: &Node, arguments: &[&str]) -> Result<String> {
 }
 
 /// The addresses and ports of a Service's backends as a node's kernel has them.
-pub(crate) fn endpoints(node: &Node, namespace: &str, service: &str) -> Result<BTreeSet<(String, u16)>> {
+fn endpoints(node: &Node, namespace: &str, service: &str) -> Result<BTreeSet<(String, u16)>> {
     let backends = backends(node, namespace, service)?;
     Ok(backends.into_iter().map(|found| (found.address, found.port)).collect())
+}
+
+/// Waits until every node has the ready endpoints of a Service: they come a moment after the rollout that kubectl waits for.
+pub(crate) fn wait_for_endpoints(space: &Space<'_>, service: &str) -> Result<()> {
+    for node in space.cluster().nodes() {
+        space.wait_for(&format!("the ready endpoints of {service} on {}", node.name()), || {
+            let ready = space.ready_endpoints(service)?;
+            Ok(!ready.is_empty() && endpoints(node, space.name(), service)? == ready)
+        })?;
+    }
+    Ok(())
 }
 
 /// The backends of a Service as a node's kernel has them.
