@@ -22,6 +22,7 @@ pub mod replay;
 pub mod report;
 pub mod requirements;
 pub mod server;
+pub mod syn;
 pub mod topology;
 pub mod transfer;
 pub mod usage;

@@ -2,6 +2,7 @@
 //! (tests/bench) prints JSON and nothing else; this is where a person's table is made of it.
 
 mod coordinator;
+mod flood;
 mod fronts;
 mod report;
 mod sync;
@@ -40,6 +41,8 @@ enum What {
     Fronts(fronts::Args),
     /// The coordinator: CPU and memory with many agents
     Coordinator(coordinator::Args),
+    /// A flood of SYNs: what open connections and new clients notice of it, beside nftables with conntrack, and whether every count is right
+    Flood(flood::Args),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Datapath { output, rounds } => (datapath(*rounds)?, *output),
         What::Sync(args) => (sync::measure(args)?, args.output),
         What::Fronts(args) => return fronts::run(args),
+        What::Flood(args) => return flood::run(args),
         What::Coordinator(args) => (coordinator::measure(args)?, args.output),
     };
     let wrong = || format!("the benchmark printed {json}");
@@ -66,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Output::Table, What::Sync(_)) => {
             println!("{}", serde_json::from_str::<sync::Report>(&json).with_context(wrong)?.table());
         }
-        (Output::Table, What::Fronts(_)) => {}
+        (Output::Table, What::Fronts(_) | What::Flood(_)) => {}
         (Output::Table, What::Coordinator(_)) => {
             println!("{}", serde_json::from_str::<coordinator::Report>(&json).with_context(wrong)?.table());
         }
