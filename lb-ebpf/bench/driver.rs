@@ -15,14 +15,15 @@ use aya_ebpf::{
 /// Lets the next program decide.
 const NEXT: i32 = -1;
 
-/// How far headers go that are put back: Ethernet, IPv4 without options, ports.
-const HEADERS: usize = 38;
+/// How far headers go that are put back: Ethernet, IPv6 without extension headers, ports.
+const HEADERS: usize = 58;
 
 /// The one element: the next tuple of this run, counted from its first; the first one's index; their number.
 #[map(name = "control")]
 static CONTROL: Array<[u32; 4]> = Array::with_max_entries(1, 0);
 
-/// Tuples as they stand in packets: source, destination, ports, and time to live with protocol.
+/// Tuples as they stand in packets: the last word of the source and of the destination, ports; then time to live and protocol, or for
+/// IPv6 the hop limit + 65536. The rest of all IPv6 addresses is the same, and stays in the packet.
 #[map(name = "tuples")]
 static TUPLES: Array<[u32; 4]> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
 
@@ -48,10 +49,17 @@ fn restore(data: usize, end: usize) -> Option<()> {
     }
     // SAFETY: in bounds, as just checked.
     unsafe {
-        ((data + 22) as *mut u16).write_unaligned(lifetime as u16);
-        ((data + 26) as *mut u32).write_unaligned(src);
-        ((data + 30) as *mut u32).write_unaligned(dst);
-        ((data + 34) as *mut u32).write_unaligned(ports);
+        if lifetime >> 16 == 0 {
+            ((data + 22) as *mut u16).write_unaligned(lifetime as u16);
+            ((data + 26) as *mut u32).write_unaligned(src);
+            ((data + 30) as *mut u32).write_unaligned(dst);
+            ((data + 34) as *mut u32).write_unaligned(ports);
+        } else {
+            ((data + 21) as *mut u8).write(lifetime as u8);
+            ((data + 34) as *mut u32).write_unaligned(src);
+            ((data + 50) as *mut u32).write_unaligned(dst);
+            ((data + 54) as *mut u32).write_unaligned(ports);
+        }
     }
     Some(())
 }

@@ -9,6 +9,7 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
+use lb_common::names::program;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::traffic::Tuple;
@@ -27,6 +28,14 @@ impl Hook {
         match self {
             Self::Xdp => "xdp",
             Self::Tc => "tc",
+        }
+    }
+
+    /// Weir's program there.
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => program::XDP,
+            Self::Tc => program::INGRESS,
         }
     }
 }
@@ -94,11 +103,22 @@ impl Driver {
     /// Adds tuples.
     pub(crate) fn add(&mut self, tuples: &[Tuple]) -> Result<Tuples> {
         let added = Tuples { first: self.used, count: tuples.len() as u32 };
-        for (index, tuple) in (self.used..).zip(tuples) {
-            self.tuples.set(index, tuple, 0)?;
-        }
+        self.replace(added, tuples)?;
         self.used += added.count;
         Ok(added)
+    }
+
+    /// Writes as many others in the place of tuples.
+    pub(crate) fn replace(&mut self, place: Tuples, tuples: &[Tuple]) -> Result<()> {
+        for (index, tuple) in (place.first..place.first + place.count).zip(tuples) {
+            self.tuples.set(index, tuple, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the tuples that were added last.
+    pub(crate) fn take_back(&mut self, last: Tuples) {
+        self.used = last.first;
     }
 
     /// Tells the stateless NAT its frontend and backends.
@@ -113,9 +133,14 @@ impl Driver {
         Ok(array.set(0, [frontend[0], frontend[1], backends.len() as u32, 0], 0)?)
     }
 
-    /// A program of the benchmark's object: `empty` or `nat`.
+    /// All programs of the benchmark's object.
+    pub(crate) fn object(&self) -> &Ebpf {
+        &self.object
+    }
+
+    /// A program of the benchmark's object: `empty`, `nat`, `parse` or `back`.
     pub(crate) fn program(&self, hook: Hook, name: &str) -> Result<ProgramFd> {
-        program(&self.object, &format!("bench_{}_{name}", hook.name()))
+        descriptor(&self.object, &format!("bench_{}_{name}", hook.name()))
     }
 
     /// Makes the driver jump to a program, and runs it; the CPU time of all turns, and the last turn's verdict.
@@ -143,7 +168,7 @@ impl Driver {
 }
 
 /// The descriptor of a loaded program.
-pub(crate) fn program(object: &Ebpf, name: &str) -> Result<ProgramFd> {
+pub(crate) fn descriptor(object: &Ebpf, name: &str) -> Result<ProgramFd> {
     let program = object.program(name).with_context(|| format!("no program {name}"))?;
     Ok(program.fd()?.try_clone()?)
 }

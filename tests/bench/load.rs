@@ -4,7 +4,8 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,13 +13,20 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use socket2::SockRef;
 
 use crate::driver::cpu_time;
 
 const REQUEST: [u8; 128] = [b'q'; 128];
 const ANSWER: [u8; 512] = [b'a'; 512];
-/// Connections that take turns when they are kept alive.
+/// What fills the smallest Ethernet frame.
+const DATAGRAM: [u8; 18] = [b'd'; 18];
+/// Bytes that are sent at once in bulk; they fit into the sender's socket, where nothing waits for the reader.
+const BULK: usize = 64 << 10;
+/// Connections, or sockets, that take turns when they are kept.
 const KEPT: usize = 16;
+/// For how long a datagram may be away before it counts as lost.
+pub(crate) const LOST: Duration = Duration::from_secs(2);
 /// Requests before the clock starts.
 const WARM_UP: u32 = 64;
 
@@ -28,6 +36,8 @@ pub(crate) struct Ends<'a> {
     pub(crate) frontend: SocketAddr,
     /// The server, in its own namespace.
     pub(crate) listener: &'a TcpListener,
+    /// The same for UDP.
+    pub(crate) datagrams: &'a UdpSocket,
 }
 
 /// CPU time in nanoseconds per request on connections that stay open.
@@ -48,6 +58,53 @@ pub(crate) fn new_connections(ends: &Ends<'_>, requests: u32) -> Result<f64> {
         exchange(&mut client, &mut server)?;
         drop(server);
         ensure!(client.read(&mut [0])? == 0, "more than the answer came");
+        Ok(())
+    })
+}
+
+/// CPU time in nanoseconds per connection that carries nothing: opened, closed by the server, then by the client.
+pub(crate) fn connect_and_close(ends: &Ends<'_>, connections: u32) -> Result<f64> {
+    timed(connections, || {
+        let (mut client, server) = ends.open()?;
+        drop(server);
+        ensure!(client.read(&mut [0])? == 0, "something came");
+        Ok(())
+    })
+}
+
+/// CPU time in nanoseconds per [`BULK`] bytes to the server on one connection.
+pub(crate) fn bulk(ends: &Ends<'_>, chunks: u32) -> Result<f64> {
+    let (mut client, mut server) = ends.open()?;
+    SockRef::from(&client).set_send_buffer_size(4 * BULK)?;
+    let (data, mut room) = (vec![b'b'; BULK], vec![0; BULK]);
+    timed(chunks, || {
+        client.write_all(&data)?;
+        Ok(server.read_exact(&mut room)?)
+    })
+}
+
+/// CPU time in nanoseconds per small datagram to the server and the same one back.
+pub(crate) fn datagrams(ends: &Ends<'_>, pairs: u32) -> Result<f64> {
+    let open = |_| -> Result<UdpSocket> {
+        let any = match ends.frontend.ip() {
+            IpAddr::V4(_) => IpAddr::from([0; 4]),
+            IpAddr::V6(_) => IpAddr::from([0; 16]),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(ends.frontend)?;
+        socket.set_read_timeout(Some(LOST))?;
+        Ok(socket)
+    };
+    let sockets = (0..KEPT).map(open).collect::<Result<Vec<_>>>()?;
+    let mut turn = 0;
+    timed(pairs, || {
+        turn = (turn + 1) % KEPT;
+        let mut room = [0; DATAGRAM.len()];
+        sockets[turn].send(&DATAGRAM)?;
+        let (_, peer) = ends.datagrams.recv_from(&mut room).context("a datagram was lost on its way there")?;
+        ends.datagrams.send_to(&room, peer)?;
+        let length = sockets[turn].recv(&mut room).context("a datagram was lost on its way back")?;
+        ensure!(length == room.len() && room == DATAGRAM, "another datagram came than was sent");
         Ok(())
     })
 }

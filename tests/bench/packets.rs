@@ -1,200 +1,196 @@
-//! Nanoseconds per packet of Weir's XDP and tc programs and of a stateless NAT, run by the kernel on packets of many flows
+//! Nanoseconds per packet of Weir's XDP and tc programs and of those it is compared with, run by the kernel on packets of many flows
 //! (BPF_PROG_TEST_RUN), less what the driver costs with a program that returns at once.
 
-use std::{net::SocketAddrV4, path::Path};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
-use lb_common::Protocol;
 use nix::net::if_::if_nametoindex;
 use weir_tests::namespace::Namespace;
 
 use crate::{
-    driver::{Driver, Hook, Run, Tuples},
-    report::Report,
-    stage::{BACKENDS, Stage, backend_socket},
-    traffic::{self, ACK, CLIENTS, FRONTEND, LEAST_PORT, MAGLEV_PORT, NEWCOMERS, SYN},
+    cases::{self, Case, Kind, Subject},
+    driver::{Driver, Hook, Run},
+    frontends::{BACKENDS, MAGLEV, backend_socket, front},
+    programs,
+    report::{self, Report},
+    stage::Stage,
 };
-
-/// The default size of the flow table.
-const ORDINARY_TABLE: u32 = 1 << 20;
-/// Room for a million flows with the same spare room that the ordinary table has for a quarter of that.
-const LARGE_TABLE: u32 = 1 << 22;
-const MANY: u32 = 1 << 16;
-const MILLION: u32 = 1 << 20;
-/// New flows in one measurement.
-const NEW: u32 = 1 << 15;
-/// Turns of a measurement that changes nothing lasting.
-const TURNS: u32 = 1 << 17;
 
 /// What the programs answer when they send a packet on, and when they let it pass.
 const SENT: [u32; 2] = [3, 7];
 const PASSED: [u32; 2] = [2, -1_i32 as u32];
 
-/// One row of the result.
-struct Case {
-    name: &'static str,
-    /// Which of the stages.
-    stage: usize,
-    template: Vec<u8>,
-    tuples: Tuples,
-    turns: u32,
-    kind: Kind,
-    /// Whether the stateless NAT can do it too.
-    nat: bool,
+/// A case at a hook.
+struct Row<'a> {
+    hook: Hook,
+    case: &'a Case,
+    /// Of each subject what each round has shown.
+    results: Vec<Vec<Took>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Sent on in a known flow.
-    Known,
-    /// Sent on in a new flow; the tables are put back before.
-    New,
-    /// Nobody's.
-    Foreign,
+/// What a subject did in one round.
+#[derive(Clone, Copy)]
+struct Took {
+    /// Nanoseconds per packet.
+    nanoseconds: f64,
+    /// The share of the packets that was sent on, where that is counted.
+    served: Option<f64>,
 }
 
-/// A case's nanoseconds per packet of each round, for each subject.
-#[derive(Default)]
-struct Rounds {
-    weir: Vec<f64>,
-    nat: Vec<f64>,
-}
-
-/// Measures all cases at both hooks.
-pub(crate) fn measure(object: &Path, rounds: u32, report: &mut Report) -> Result<()> {
+/// Measures all cases at both hooks. `objects`: the benchmark's own programs, and Weir's over a kernel LRU hash.
+pub(crate) fn measure(objects: [&Path; 2], rounds: u32, report: &mut Report) -> Result<()> {
     let (node, peer) = (Namespace::new("bench")?, Namespace::new("bench")?);
     node.forward()?;
     node.link("up0", &peer, "eth0")?;
-    node.address("up0", &["10.10.0.2/24"])?;
-    node.ip("neigh add 10.10.0.1 lladdr 02:00:00:00:00:01 dev up0 nud permanent\n\
-             route add default via 10.10.0.1\nroute add 10.30.0.0/16 via 10.10.0.1")?;
-    node.enter(|| measure_inside(object, rounds, report))?
+    node.address("up0", &["10.10.0.2/24", "fd00::10.10.0.2/120"])?;
+    for gateway in ["10.10.0.1", "fd00::10.10.0.1"] {
+        node.ip(&format!("neigh add {gateway} lladdr 02:00:00:00:00:01 dev up0 nud permanent"))?;
+    }
+    for (prefix, gateway) in [("default", "10.10.0.1"), ("10.30.0.0/16", "10.10.0.1"), ("fd00::/96", "fd00::10.10.0.1")]
+    {
+        node.route(prefix, gateway)?;
+    }
+    node.enter(|| measure_inside(objects, rounds, report))?
 }
 
-fn measure_inside(object: &Path, rounds: u32, report: &mut Report) -> Result<()> {
-    let mut driver = Driver::load(object, if_nametoindex("up0")?)?;
+fn measure_inside([own, lru]: [&Path; 2], rounds: u32, report: &mut Report) -> Result<()> {
+    let mut driver = Driver::load(own, if_nametoindex("up0")?)?;
     let backends: Vec<_> = (0..BACKENDS).map(|index| nat_socket(backend_socket(index))).collect();
-    driver.configure_nat(nat_socket(SocketAddrV4::new(FRONTEND, MAGLEV_PORT)), &backends)?;
-    let mut stages = [Stage::new(ORDINARY_TABLE)?, Stage::new(LARGE_TABLE)?];
-    let cases = cases(&mut driver, &mut stages)?;
-    let mut results: Vec<Rounds> = Hook::ALL.iter().flat_map(|_| &cases).map(|_| Rounds::default()).collect();
+    driver.configure_nat(nat_socket(front(MAGLEV).socket()), &backends)?;
+    let mut stages = cases::stages(&mut driver, lru)?;
+    programs::describe(&driver, &mut stages[0], report)?;
+    let cases = cases::all(&mut driver, &stages)?;
+    let rows = Hook::ALL.into_iter().flat_map(|hook| cases.iter().map(move |case| Row::new(hook, case)));
+    let mut rows: Vec<_> = rows.collect();
     for round in 0..=rounds {
-        let rows = Hook::ALL.into_iter().flat_map(|hook| cases.iter().map(move |case| (hook, case)));
-        for ((hook, case), result) in rows.zip(&mut results) {
-            let (weir, nat) = measure_case(&mut driver, &mut stages[case.stage], hook, case)?;
+        for row in &mut rows {
+            let took = row.measure(&mut driver, &mut stages[row.case.stage], round).context(row.case.name.clone())?;
             // The first round warms up.
             if round > 0 {
-                result.weir.push(weir);
-                result.nat.extend(nat);
+                row.results.iter_mut().zip(took).for_each(|(results, took)| results.push(took));
             }
         }
         eprintln!("packets: round {round} of {rounds}");
     }
-    let rows = Hook::ALL.into_iter().flat_map(|hook| cases.iter().map(move |case| (hook, case)));
-    for ((hook, case), result) in rows.zip(&results) {
-        let name = format!("{}: {}", hook.name(), case.name);
-        report.case(&name, "weir", &result.weir);
-        if case.nat {
-            report.case(&name, "stateless-nat", &result.nat);
-        }
-    }
+    rows.iter().for_each(|row| row.tell(report));
     Ok(())
 }
 
-fn nat_socket(socket: SocketAddrV4) -> [u32; 2] {
+fn nat_socket(socket: std::net::SocketAddrV4) -> [u32; 2] {
     [u32::from_ne_bytes(socket.ip().octets()), socket.port().to_be().into()]
 }
 
-/// Fills the flow tables, and says what is measured on them.
-fn cases(driver: &mut Driver, stages: &mut [Stage; 2]) -> Result<Vec<Case>> {
-    let web = SocketAddrV4::new(FRONTEND, MAGLEV_PORT);
-    let least = SocketAddrV4::new(FRONTEND, LEAST_PORT);
-    let nobody = SocketAddrV4::new(FRONTEND, 9);
-    let [ordinary, large] = stages;
-    open(driver, ordinary, MANY, Protocol::Tcp)?;
-    open(driver, ordinary, MANY, Protocol::Udp)?;
-    open(driver, large, MILLION, Protocol::Tcp)?;
-    ordinary.establish()?;
-    large.establish()?;
-    let [tcp, replies] = ordinary.known(Protocol::Tcp);
-    let [udp, _] = ordinary.known(Protocol::Udp);
-    let [million, _] = large.known(Protocol::Tcp);
-    eprintln!("packets: {} and {} TCP flows, {} UDP flows", tcp.len(), million.len(), udp.len());
-    let (tcp, replies) = (driver.add(&tcp)?, driver.add(&replies)?);
-    let (udp, million) = (driver.add(&udp)?, driver.add(&million)?);
-    let new = driver.add(&traffic::clients(NEW, NEWCOMERS, web, Protocol::Tcp))?;
-    let new_least = driver.add(&traffic::clients(NEW, NEWCOMERS, least, Protocol::Tcp))?;
-    let foreign = driver.add(&traffic::clients(MANY, CLIENTS, nobody, Protocol::Tcp))?;
-    let segment = || traffic::template(Protocol::Tcp, ACK);
-    let syn = || traffic::template(Protocol::Tcp, SYN);
-    let case = |name, template, tuples: Tuples, kind| {
-        let turns = if kind == Kind::New { tuples.len() } else { TURNS };
-        Case { name, stage: 0, template, tuples, turns, kind, nat: true }
+impl<'a> Row<'a> {
+    fn new(hook: Hook, case: &'a Case) -> Self {
+        Self { hook, case, results: case.subjects.iter().map(|_| Vec::new()).collect() }
+    }
+
+    /// One round: what each subject took.
+    fn measure(&self, driver: &mut Driver, stage: &mut Stage, round: u32) -> Result<Vec<Took>> {
+        let Self { hook, case, .. } = *self;
+        let newcomers = if case.kind == Kind::New {
+            // A full LRU hash remembers who was new at the other hook.
+            case.newcomers(2 * round + u32::from(hook == Hook::Tc))
+        } else {
+            Vec::new()
+        };
+        driver.replace(case.tuples, &newcomers)?;
+        let run = Run { hook, template: &case.template, tuples: case.tuples, turns: case.turns };
+        let (alone, verdict) = driver.run(&driver.program(hook, "empty")?, run)?;
+        expect(hook, PASSED, verdict)?;
+        let net = |took: Duration| (took.as_nanos() as f64 - alone.as_nanos() as f64) / f64::from(case.turns);
+        let mut all = Vec::new();
+        for subject in case.subjects {
+            let (took, served) = run_subject(driver, stage, case, run, *subject)?;
+            all.push(Took { nanoseconds: net(took), served });
+            if *subject == Subject::Lru && case.forgets() {
+                stage.lru.forget(case.frontend, &newcomers)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn tell(&self, report: &mut Report) {
+        let name = format!("{}: {}", self.hook.name(), self.case.name);
+        let nanoseconds = |subject: Subject| -> Vec<f64> {
+            let at = self.case.subjects.iter().position(|other| *other == subject);
+            at.map(|at| self.results[at].iter().map(|took| took.nanoseconds).collect()).unwrap_or_default()
+        };
+        for (subject, results) in self.case.subjects.iter().zip(&self.results) {
+            let served: Vec<_> = results.iter().filter_map(|took| took.served).collect();
+            let served = (self.case.kind == Kind::New && !served.is_empty()).then(|| report::median(&served));
+            report.case(&name, subject.name(), &nanoseconds(*subject), served);
+        }
+        if let Some((other, most)) = self.case.wanted.filter(|_| self.hook == Hook::Xdp) {
+            let pairs = nanoseconds(Subject::Weir).into_iter().zip(nanoseconds(other));
+            let ratios: Vec<_> = pairs.map(|(weir, other)| weir / other).collect();
+            report.ratio(&format!("{name}: weir / {}", other.name()), &ratios, most);
+        }
+    }
+}
+
+/// Runs a subject's program; how long that took, and the share of the packets that it has sent on, if it counts them.
+fn run_subject(
+    driver: &mut Driver,
+    stage: &mut Stage,
+    case: &Case,
+    run: Run<'_>,
+    subject: Subject,
+) -> Result<(Duration, Option<f64>)> {
+    let (name, answers) = match subject {
+        Subject::Weir => {
+            // Those who are new make room for themselves at the cost of others, whom later cases ask for.
+            let changes = matches!(case.kind, Kind::New | Kind::Last);
+            if changes {
+                stage.restore()?;
+            }
+            let program = stage.program(run.hook)?;
+            let result = run_counted(driver, stage, &program, case, run)?;
+            if changes {
+                stage.restore()?;
+            }
+            return Ok(result);
+        }
+        Subject::Lru => {
+            let program = stage.lru.program(run.hook)?;
+            return run_counted(driver, stage, &program, case, run);
+        }
+        Subject::Nat => ("nat", if case.kind == Kind::Foreign { PASSED } else { SENT }),
+        Subject::Parse => ("parse", PASSED),
+        Subject::Back => ("back", SENT),
     };
-    let on_large = |case: Case| Case { stage: 1, turns: case.tuples.len(), ..case };
-    Ok(vec![
-        case("established TCP, 1 flow", segment(), tcp.one(), Kind::Known),
-        case("established TCP, 64k flows", segment(), tcp, Kind::Known),
-        on_large(case("established TCP, 1M flows", segment(), million, Kind::Known)),
-        Case { nat: false, ..case("reply in established TCP, 64k flows", segment(), replies, Kind::Known) },
-        case("new TCP flow, maglev", syn(), new, Kind::New),
-        Case { nat: false, ..case("new TCP flow, least-connections", syn(), new_least, Kind::New) },
-        case("known UDP flow, 64k flows", traffic::template(Protocol::Udp, 0), udp, Kind::Known),
-        case("not a frontend", segment(), foreign, Kind::Foreign),
-    ])
+    let (took, verdict) = driver.run(&driver.program(run.hook, name)?, run)?;
+    expect(run.hook, answers, verdict)?;
+    Ok((took, None))
 }
 
-/// Opens so many flows. A few find their bucket full of others that were not answered yet, and take the place of one.
-fn open(driver: &mut Driver, stage: &mut Stage, flows: u32, protocol: Protocol) -> Result<()> {
-    let template = traffic::template(protocol, SYN);
-    let clients = traffic::clients(flows, CLIENTS, SocketAddrV4::new(FRONTEND, MAGLEV_PORT), protocol);
-    let run = Run { hook: Hook::Xdp, template: &template, tuples: driver.add(&clients)?, turns: flows };
-    let program = stage.program(Hook::Xdp)?;
-    run_weir(driver, stage, &program, run, Kind::New).map(drop)
-}
-
-/// One round of a case: nanoseconds per packet of Weir, and of the stateless NAT if it has the case.
-fn measure_case(driver: &mut Driver, stage: &mut Stage, hook: Hook, case: &Case) -> Result<(f64, Option<f64>)> {
-    if case.kind == Kind::New {
-        stage.restore()?;
-    }
-    let run = Run { hook, template: &case.template, tuples: case.tuples, turns: case.turns };
-    let empty = driver.program(hook, "empty")?;
-    let (driver_alone, verdict) = driver.run(&empty, run)?;
-    expect(hook, Kind::Foreign, verdict)?;
-    let net = |took: std::time::Duration| (took.as_nanos() as f64 - driver_alone.as_nanos() as f64) / case.turns as f64;
-    let program = stage.program(hook)?;
-    let weir = net(run_weir(driver, stage, &program, run, case.kind)?);
-    if !case.nat {
-        return Ok((weir, None));
-    }
-    let (nat, verdict) = driver.run(&driver.program(hook, "nat")?, run)?;
-    expect(hook, case.kind, verdict)?;
-    Ok((weir, Some(net(nat))))
-}
-
-/// Runs Weir's program; fails unless it has sent on, by its own count, every packet that it should, and no other. Of new flows one
-/// in a thousand may find no room.
-fn run_weir(
+/// The same for a program with Weir's counters; fails unless these say that every packet was sent on that should be, and no other.
+fn run_counted(
     driver: &mut Driver,
     stage: &Stage,
     program: &ProgramFd,
+    case: &Case,
     run: Run<'_>,
-    kind: Kind,
-) -> Result<std::time::Duration> {
+) -> Result<(Duration, Option<f64>)> {
     let before = stage.packets()?;
     let (took, verdict) = driver.run(program, run)?;
-    expect(run.hook, kind, verdict)?;
     let sent = stage.packets()? - before;
-    let most = if kind == Kind::Foreign { 0 } else { u64::from(run.turns) };
-    let least = if kind == Kind::New { most - most / 1000 } else { most };
-    ensure!((least..=most).contains(&sent), "Weir has sent on {sent} packets instead of {most}");
-    Ok(took)
+    let served = sent as f64 / f64::from(run.turns);
+    if case.kind == Kind::Foreign {
+        expect(run.hook, PASSED, verdict)?;
+        ensure!(sent == 0, "{}: {sent} packets were sent on", case.name);
+        return Ok((took, None));
+    }
+    if case.kind != Kind::New {
+        expect(run.hook, SENT, verdict)?;
+    }
+    let least = case.least_served();
+    ensure!((least..=1.0).contains(&served), "{}: {sent} of {} packets were sent on", case.name, run.turns);
+    Ok((took, Some(served)))
 }
 
-fn expect(hook: Hook, kind: Kind, verdict: u32) -> Result<()> {
-    let [xdp, tc] = if kind == Kind::Foreign { PASSED } else { SENT };
+fn expect(hook: Hook, [xdp, tc]: [u32; 2], verdict: u32) -> Result<()> {
     let expected = if hook == Hook::Xdp { xdp } else { tc };
     ensure!(verdict == expected, "{}: the program answered {verdict} instead of {expected}", hook.name());
     Ok(())

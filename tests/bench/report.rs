@@ -7,6 +7,7 @@ use serde::Serialize;
 pub(crate) struct Report {
     cases: Vec<Case>,
     ratios: Vec<Ratio>,
+    programs: Vec<Program>,
 }
 
 #[derive(Debug, Serialize)]
@@ -18,29 +19,54 @@ struct Case {
     min_ns: f64,
     max_ns: f64,
     rounds: usize,
+    /// The share of new flows that found room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
 struct Ratio {
-    name: &'static str,
+    name: String,
     median: f64,
     min: f64,
     max: f64,
     target: f64,
 }
 
+/// A loaded program, as the kernel describes it.
+#[derive(Debug, Serialize)]
+struct Program {
+    owner: &'static str,
+    name: String,
+    /// As they are after the verifier's changes.
+    instructions: Option<u32>,
+    /// Instructions that the verifier looked at, on all ways together.
+    verified: Option<u32>,
+}
+
 impl Report {
-    /// Adds a case's nanoseconds of each round.
-    pub(crate) fn case(&mut self, case: &str, subject: &'static str, rounds: &[f64]) {
+    /// Adds a case's nanoseconds of each round, and the share of new flows that found room.
+    pub(crate) fn case(&mut self, case: &str, subject: &'static str, rounds: &[f64], served: Option<f64>) {
         let [min_ns, median_ns, max_ns] = spread(rounds).map(|ns| (ns * 10.0).round() / 10.0);
         let case = case.to_owned();
-        self.cases.push(Case { case, subject, median_ns, min_ns, max_ns, rounds: rounds.len() });
+        self.cases.push(Case { case, subject, median_ns, min_ns, max_ns, rounds: rounds.len(), served });
+    }
+
+    /// Adds a loaded program.
+    pub(crate) fn program(
+        &mut self,
+        owner: &'static str,
+        name: &str,
+        instructions: Option<u32>,
+        verified: Option<u32>,
+    ) {
+        self.programs.push(Program { owner, name: name.to_owned(), instructions, verified });
     }
 
     /// Adds a ratio's value of each round, and the most its median should be.
-    pub(crate) fn ratio(&mut self, name: &'static str, rounds: &[f64], target: f64) {
+    pub(crate) fn ratio(&mut self, name: &str, rounds: &[f64], target: f64) {
         let [min, median, max] = spread(rounds).map(|ratio| (ratio * 1000.0).round() / 1000.0);
-        self.ratios.push(Ratio { name, median, min, max, target });
+        self.ratios.push(Ratio { name: name.to_owned(), median, min, max, target });
     }
 }
 

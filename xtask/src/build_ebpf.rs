@@ -27,9 +27,10 @@ pub(crate) fn object() -> Result<PathBuf> {
     build(Programs::Weir, workspace::bpf_object())
 }
 
-/// Builds the benchmark's own object and returns its path.
-pub(crate) fn bench_object() -> Result<PathBuf> {
-    build(Programs::Bench, workspace::target_dir().join("bpf/weir-bench.o"))
+/// Builds the benchmark's own objects and returns their paths: its programs, and Weir's over a kernel LRU hash.
+pub(crate) fn bench_objects() -> Result<[PathBuf; 2]> {
+    let folder = workspace::target_dir().join("bpf");
+    Ok([build(Programs::Bench, folder.join("weir-bench.o"))?, build(Programs::BenchLru, folder.join("weir-lru.o"))?])
 }
 
 /// The file is left alone when nothing in it changed, so that cargo does not rebuild the agent.
@@ -50,6 +51,8 @@ pub(crate) enum Programs {
     Weir,
     /// What only the benchmark loads.
     Bench,
+    /// What only the benchmark loads: Weir's programs over a kernel LRU hash.
+    BenchLru,
 }
 
 impl Programs {
@@ -58,6 +61,7 @@ impl Programs {
         match self {
             Self::Weir => ("weir-bpf", "bpf"),
             Self::Bench => ("weir-bench-bpf", "bench"),
+            Self::BenchLru => ("weir-lru-bpf", "bench"),
         }
     }
 }

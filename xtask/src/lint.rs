@@ -68,7 +68,7 @@ fn bpf_programs(shell: &Shell) -> Result<()> {
         .is_ok();
     let verb = if has_clippy { "clippy" } else { "check" };
     // Unlike -D warnings this is not a compiler flag, so core is not compiled again for it.
-    for programs in [Programs::Weir, Programs::Bench] {
+    for programs in [Programs::Weir, Programs::Bench, Programs::BenchLru] {
         let command = build_ebpf::cargo(shell, verb, programs)?;
         command.env("CARGO_UNSTABLE_WARNINGS", "true").env("CARGO_BUILD_WARNINGS", "deny").run()?;
     }

@@ -4,8 +4,11 @@
 mod coordinator;
 mod flood;
 mod fronts;
+mod picture;
 mod report;
 mod sync;
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
@@ -34,6 +37,9 @@ enum What {
         /// How often each case is measured; all cases take turns
         #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
+        /// Where the cases are drawn as well, as SVG
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
     },
     /// The control plane: start, memory, one change, and doing nothing, with many Services in a real cluster, beside kube-proxy
     Sync(sync::Args),
@@ -55,13 +61,16 @@ enum Output {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (json, output) = match &args.what {
-        What::Datapath { output, rounds } => (datapath(*rounds)?, *output),
+        What::Datapath { output, rounds, .. } => (datapath(*rounds)?, *output),
         What::Sync(args) => (sync::measure(args)?, args.output),
         What::Fronts(args) => return fronts::run(args),
         What::Flood(args) => return flood::run(args),
         What::Coordinator(args) => (coordinator::measure(args)?, args.output),
     };
     let wrong = || format!("the benchmark printed {json}");
+    if let What::Datapath { plot: Some(path), .. } = &args.what {
+        picture::draw(&serde_json::from_str(&json).with_context(wrong)?, path)?;
+    }
     match (output, &args.what) {
         (Output::Json, _) => println!("{}", json.trim_end()),
         (Output::Table, What::Datapath { .. }) => {
@@ -82,11 +91,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn datapath(rounds: u32) -> Result<String> {
     setup::ensure(Purpose::Bench)?;
     let weir = build::weir(false)?;
-    let object = build_ebpf::bench_object()?;
+    let [object, lru] = build_ebpf::bench_objects()?;
     let shell = shell::in_root()?;
     // Everything measured runs in the kernel: an optimised agent would change nothing, and take minutes to build.
     let bench = cmd!(shell, "cargo bench --quiet --locked --profile dev --package weir-tests --features privileged");
-    let bench = bench.args(["--bench", "datapath", "--", "--rounds", &rounds.to_string(), "--object"]).arg(object);
+    let bench = bench.args(["--bench", "datapath", "--", "--rounds", &rounds.to_string()]);
+    let bench = bench.arg("--object").arg(object).arg("--lru").arg(lru);
     let bench = build::with_object(bench).env("WEIR_BIN", weir);
     as_root(&shell, bench)
 }
