@@ -3,7 +3,7 @@
 use crate::{assert_size, plain_data};
 
 /// Changes with every change of a shared type, a map's shape or a hash. Maps are pinned in a folder of this name.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The only element of the pinned `settings` map, written once by the agent that makes the maps; later agents keep to it.
 #[repr(C)]

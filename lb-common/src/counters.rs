@@ -54,6 +54,8 @@ pub struct Recount {
     pub active: u64,
     /// Pending flows found in the table.
     pub pending: u64,
+    /// Flows that are over on both sides, and still name their backend.
+    pub closing: u64,
 }
 
 macro_rules! drop_reasons {
@@ -117,4 +119,4 @@ drop_reasons! {
 }
 
 plain_data!(BackendLoad, Traffic, Recount);
-assert_size!(BackendLoad = 64, Traffic = 32, Recount = 16);
+assert_size!(BackendLoad = 64, Traffic = 32, Recount = 24);

@@ -158,6 +158,8 @@ pub const NAMESPACE_SOCKET_LISTS: [&str; 2] = ["iter_tcp", "iter_udp"];
 pub const INTERFACE_XDP: u32 = 1;
 /// `interfaces` flag: the host side of pods: who comes in by it is inside, and keeps its address towards every backend.
 pub const INTERFACE_INSIDE: u32 = 2;
+/// `interfaces` flag: its other end is in a pod's network namespace, so tc may hand packets straight to that.
+pub const INTERFACE_PEER: u32 = 4;
 
 /// Who a [`Name`] belongs to.
 #[repr(C)]

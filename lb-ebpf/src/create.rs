@@ -2,18 +2,22 @@
 
 use lb_common::{
     Addr, Backend, DropReason, Flow, FlowState, Frontend, Port,
+    flow::WAYS,
     service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
 };
 
 use crate::{
-    env::{Env, Event, Route, Scratch, Table, Tuple},
+    env::{Env, Event, Route, Scratch, Search, Table, Tuple, Victim},
     flow::{self, count_change, first_state},
     limits, select,
-    table::{self, Hit, NO_LINK, Outcome, Place, bucket_of, key_of},
+    table::{self, Hit, Inserted, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
 /// Source ports tried for one connection before it is dropped.
 const SNAT_TRIES: u32 = 128;
+
+/// Source ports that have to be taken in a row before one is taken away from a client who has not proved its address.
+const FREE_TRIES: u32 = 4;
 
 /// Seconds in which the other entry of a fresh reply entry may still be on its way.
 pub const LINK_GRACE: u32 = 2;
@@ -32,34 +36,42 @@ pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Re
     if scratch.seat.backend != index && frontend.flags & FRONTEND_AFFINITY != 0 {
         select::keep(env, &scratch.affinity, scratch.seat.backend, scratch.now);
     }
-    let made = make(env, scratch);
+    let made = match begin(env, scratch) {
+        Ok(true) => finish(env, scratch),
+        Ok(false) => Ok(()),
+        Err(reason) => Err(reason),
+    };
     limits::leave(env, &scratch.seat);
     made
 }
 
-/// Makes the flow with the backend of `scratch.seat`.
+/// Makes the forward entry, with the backend of `scratch.seat`; `false` if somebody else has just made the flow.
 #[inline(never)]
-fn make<E: Env>(env: &E, scratch: &mut Scratch) -> Result<(), DropReason> {
-    let index = scratch.seat.backend;
-    let backend = env.backend(index).ok_or(DropReason::StaleTable)?;
+fn begin<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let entry = &mut scratch.entry;
-    (entry.link, entry.backend, entry.last) = (NO_LINK, index, scratch.now);
-    let state = first_state(scratch.packet.protocol);
-    match insert(env, scratch, state) {
-        Outcome::Done => {}
+    (entry.link, entry.backend, entry.last) = (NO_LINK, scratch.seat.backend, scratch.now);
+    match insert(env, scratch, first_state(scratch.packet.protocol)) {
+        Outcome::Done => Ok(true),
         Outcome::Evicted => {
             env.trace(Event::Evicted(scratch.inserted.evicted.backend), scratch);
             flow::forget(env, &mut scratch.inserted.evicted);
+            Ok(true)
         }
-        Outcome::Exists if scratch.hit.link != NO_LINK => return Ok(()),
-        Outcome::Exists | Outcome::Busy => return Err(DropReason::TableBusy),
-        Outcome::Full => return Err(DropReason::TableFull),
+        Outcome::Exists if scratch.hit.link != NO_LINK => Ok(false),
+        Outcome::Exists | Outcome::Busy => Err(DropReason::TableBusy),
+        Outcome::Full => Err(DropReason::TableFull),
     }
-    let linked = link(env, scratch, backend).and_then(|()| complete(env, &scratch.hit));
+}
+
+/// Makes the reply entry and counts the flow, or takes the forward entry back.
+#[inline(never)]
+fn finish<E: Env>(env: &E, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let linked = link(env, scratch).and_then(|()| complete(env, &scratch.hit));
+    let state = first_state(scratch.packet.protocol);
     match linked {
         Ok(()) => {
-            count_change(env, index, FlowState::Free, state, false);
-            env.trace(Event::NewFlow(index), scratch);
+            count_change(env, scratch.seat.backend, FlowState::Free, state, false);
+            env.trace(Event::NewFlow(scratch.seat.backend), scratch);
         }
         Err(_) => undo(env, &mut scratch.hit, state),
     }
@@ -114,37 +126,69 @@ fn undo<E: Env>(env: &E, hit: &mut Hit, state: FlowState) {
 /// node. We stand in for the client if they would not, and if another flow of the same client and port leads to the same endpoint
 /// already (through another frontend).
 #[inline(always)]
-fn link<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> Result<(), DropReason> {
+fn link<E: Env>(env: &E, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let backend = env.backend(scratch.seat.backend).ok_or(DropReason::StaleTable)?;
     scratch.reply = Flow { id: backend.endpoint, link: scratch.hit.slot, frontend: scratch.entry.id, ..scratch.entry };
-    let mut as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
-    let mut offset = env.random();
-    let mut result = Err(DropReason::SnatPortsExhausted);
-    env.repeat(SNAT_TRIES, || {
-        if !as_client {
-            if backend.source == Addr::NONE {
-                return true;
-            }
-            scratch.reply.addr = backend.source;
-            scratch.reply.port = snat_port(env, offset);
-            offset = offset.wrapping_add(1);
+    let as_client = if scratch.inside != 0 { !is_beside(env, scratch, backend) } else { backend.is_local() };
+    let result = search(env, scratch, backend, as_client, env.random());
+    if result.is_ok() || scratch.victim.readiness == 0 {
+        return result;
+    }
+    // If somebody else is faster, that is seen when the entry is claimed.
+    let _ = flow::end(env, &mut scratch.other);
+    let offset = scratch.victim.port.number().wrapping_sub(env.limits().snat_first);
+    search(env, scratch, backend, scratch.victim.as_client != 0, offset as u32)
+}
+
+/// Claims a reply entry: under the client's own address if that is wanted and free, or else under the node's, with the first free source port
+/// from an offset on. Where some in a row are taken, or there is no room, it ends if there is a [`Victim`].
+#[inline(never)]
+fn search<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    backend: &Backend,
+    as_client: bool,
+    offset: u32,
+) -> Result<(), DropReason> {
+    scratch.victim = Victim::default();
+    scratch.search = Search { as_client: as_client as u32, offset, failure: Some(DropReason::SnatPortsExhausted) };
+    env.repeat(SNAT_TRIES, || attempt(env, scratch, backend));
+    scratch.search.failure.map_or(Ok(()), Err)
+}
+
+/// One step of a [`search`]; whether it was the last.
+#[inline(always)]
+fn attempt<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> bool {
+    let as_client = scratch.search.as_client != 0;
+    scratch.search.as_client = 0;
+    if !as_client {
+        if backend.source == Addr::NONE {
+            return true;
         }
-        match claim(env, scratch) {
-            Ok(true) => {
-                scratch.hit.snat_port = if as_client { Port(0) } else { scratch.reply.port };
-                result = Ok(());
-                true
-            }
-            Ok(false) => {
-                as_client = false;
-                false
-            }
-            Err(reason) => {
-                result = Err(reason);
-                true
-            }
+        (scratch.reply.addr, scratch.reply.port) = (backend.source, snat_port(env, scratch.search.offset));
+        scratch.search.offset = scratch.search.offset.wrapping_add(1);
+        if is_answered_by_socket(env, scratch, backend) {
+            return false;
         }
-    });
-    result
+    }
+    let failure = match claim(env, scratch) {
+        Ok(Claim::Made) => {
+            scratch.hit.snat_port = if as_client { Port(0) } else { scratch.reply.port };
+            None
+        }
+        // The same client and endpoint, through another frontend.
+        Ok(Claim::Taken) if as_client => return false,
+        Ok(_) => {
+            consider(env, scratch, as_client);
+            // It found no room: each way of the bucket is looked at.
+            scratch.search.as_client = (as_client && scratch.victim.tries < WAYS as u32) as u32;
+            return scratch.victim.readiness != 0 && (as_client || scratch.victim.tries >= FREE_TRIES);
+        }
+        Err(reason) => Some(reason),
+    };
+    scratch.victim = Victim::default();
+    scratch.search.failure = failure;
+    true
 }
 
 /// Whether a client inside and its backend are the same pod, or beside each other behind a bridge: then the backend's answers to it
@@ -171,9 +215,52 @@ fn snat_port<E: Env>(env: &E, offset: u32) -> Port {
     Port::new(limits.snat_first.wrapping_add(offset.checked_rem(range).unwrap_or(0) as u16))
 }
 
-/// Inserts `scratch.reply`; `false` if another flow has this key or there is no room for it.
+/// Looks at the flow that is in the way of `scratch.reply`: [`claim`] has found its reply entry. Who has not proved its address yet may
+/// be a flood: who was not even answered makes way first, then who has waited longest.
 #[inline(always)]
-fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
+fn consider<E: Env>(env: &E, scratch: &mut Scratch, as_client: bool) {
+    scratch.victim.tries = scratch.victim.tries.wrapping_add(1);
+    let Inserted { hit: reply, evicted: found } = &mut scratch.inserted;
+    let Some(bucket) = bucket_of(env, Table::Forward, reply.link) else { return };
+    if !table::at(bucket, reply.link, found) || found.link != reply.slot {
+        return;
+    }
+    let answered = match found.state() {
+        FlowState::SynSent => 0,
+        FlowState::SynReceived | FlowState::UdpOneWay => 1,
+        _ => return,
+    };
+    let age = scratch.reply.last.wrapping_sub(found.last).min(u16::MAX as u32);
+    let readiness = 1 + age + (1 - answered) * (1 << 16);
+    if readiness > scratch.victim.readiness {
+        (scratch.victim.readiness, scratch.victim.port) = (readiness, scratch.reply.port);
+        scratch.victim.as_client = as_client as u32;
+        scratch.other = *found;
+    }
+}
+
+/// Whether what the backend answers to `scratch.reply` would be taken for an answer to a socket of this node.
+#[inline(always)]
+fn is_answered_by_socket<E: Env>(env: &E, scratch: &mut Scratch, backend: &Backend) -> bool {
+    let to = &scratch.reply;
+    scratch.to = Tuple { src: backend.addr, dst: to.addr, src_port: backend.port, dst_port: to.port };
+    env.is_for_socket(scratch)
+}
+
+/// What became of a reply entry.
+enum Claim {
+    /// It is in the table.
+    Made,
+    /// Another flow has its key.
+    Taken,
+    /// Its bucket is full.
+    NoRoom,
+}
+
+/// Inserts `scratch.reply`. What is in its way is in `scratch.inserted.hit` then: the reply entry with its key, or one of its bucket, another one
+/// at each try.
+#[inline(always)]
+fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<Claim, DropReason> {
     let place = Place::of(&env.limits(), key_of(&scratch.reply));
     for _ in 0..2 {
         let outcome = table::insert(env, place, &scratch.reply, FlowState::Reply, &mut scratch.inserted);
@@ -181,16 +268,23 @@ fn claim<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
         match outcome {
             Outcome::Done | Outcome::Evicted => {
                 scratch.hit.link = other.slot;
-                return Ok(true);
+                return Ok(Claim::Made);
             }
             Outcome::Busy => return Err(DropReason::TableBusy),
             Outcome::Exists if is_orphan(env, other, scratch.reply.last) => {
                 let _ = bucket_of(env, Table::Reply, other.slot).map(|bucket| table::remove(bucket, other));
             }
-            Outcome::Exists | Outcome::Full => return Ok(false),
+            Outcome::Exists => return Ok(Claim::Taken),
+            Outcome::Full => {
+                let slot = place.bucket() * WAYS as u32 + scratch.victim.tries % WAYS as u32;
+                if !bucket_of(env, Table::Reply, slot).is_some_and(|bucket| table::at(bucket, slot, other)) {
+                    other.link = NO_LINK;
+                }
+                return Ok(Claim::NoRoom);
+            }
         }
     }
-    Ok(false)
+    Ok(Claim::Taken)
 }
 
 /// Whether no forward entry names this reply entry.

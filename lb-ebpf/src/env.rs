@@ -105,14 +105,48 @@ pub struct Scratch {
     pub entry: Flow,
     /// Its reply entry.
     pub reply: Flow,
+    /// How far the search for that is.
+    pub search: Search,
+    /// Who would make way for it.
+    pub victim: Victim,
     /// Which packet a fragment is of.
     pub fragment_key: FragmentKey,
     /// What becomes of it.
     pub fragment: Fragment,
     /// Question and answer of a route lookup.
     pub fib: Fib,
+    /// Between whom a socket is looked for.
+    pub socket: SocketTuple,
     /// The next hop of a redirect.
     pub next_hop: NextHop,
+    /// Not 0 if `fib` has its link layer address.
+    pub resolved: u32,
+}
+
+/// The state of the search for a reply entry, between two steps of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search {
+    /// Not 0 if the client's own address and port are tried next.
+    pub as_client: u32,
+    /// The source port that is tried next, counted from the first one.
+    pub offset: u32,
+    /// Why there is none; `None` once there is one.
+    pub failure: Option<DropReason>,
+}
+
+/// The flow that makes way if no free source port is found, or no room; its forward entry is in [`Scratch::other`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Victim {
+    /// Reply entries that were found in the way.
+    pub tries: u32,
+    /// How willingly it makes way: 0 not at all.
+    pub readiness: u32,
+    /// Not 0 if it is in the way of the client's own address and port.
+    pub as_client: u32,
+    /// Its source port.
+    pub port: lb_common::Port,
 }
 
 /// The kernel's `struct bpf_fib_lookup`.
@@ -142,6 +176,11 @@ pub struct Fib {
     /// The egress interface's link layer address, then the next hop's.
     pub macs: [u8; 12],
 }
+
+/// The kernel's `struct bpf_sock_tuple`: source and destination address, and a word of both ports; all of one family, without gaps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketTuple(pub [u32; 9]);
 
 /// The kernel's `struct bpf_redir_neigh`.
 #[repr(C)]
@@ -263,6 +302,8 @@ pub trait Env {
     fn fragment_ids(&self, counter: u32) -> Option<Shared<u64>>;
     /// A bucket.
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>>;
+    /// Whether a socket of this node would take a packet of `scratch.packet`'s protocol with the addresses and ports of `scratch.to`.
+    fn is_for_socket(&self, scratch: &mut Scratch) -> bool;
     /// The way of a rewritten packet of `bytes` IP bytes (of its largest segment).
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route;
     /// Calls `attempt` until it returns `true`, at most `times` times. Not a loop of the language, of which the verifier would follow

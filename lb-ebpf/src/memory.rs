@@ -150,6 +150,9 @@ impl Env for Memory {
     fn scratch(&self) -> Option<&'static mut Scratch> {
         None
     }
+    fn is_for_socket(&self, _: &mut Scratch) -> bool {
+        false
+    }
     fn frontend(&self, _: &SocketKey) -> Option<&Frontend> {
         None
     }

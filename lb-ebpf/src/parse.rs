@@ -277,7 +277,8 @@ fn transport<P: Packet>(packet: &P, quoted: bool, out: &mut Parsed) -> Outcome {
     if quoted {
         return Outcome::Ports;
     }
-    let payload = (out.ip_bytes + out.l3 as u32).wrapping_sub(l4);
+    // Nothing is left where extension headers end behind the IP packet.
+    let payload = (out.ip_bytes + out.l3 as u32).saturating_sub(l4);
     if out.protocol == protocol::TCP {
         let Some(word) = packet.load::<u16>(l4 + 12) else { return short(packet, l4 + 20, out) };
         let [offset, flags] = word.to_ne_bytes();
@@ -294,7 +295,7 @@ fn transport<P: Packet>(packet: &P, quoted: bool, out: &mut Parsed) -> Outcome {
         let Some(rest) = packet.load::<[u16; 2]>(l4 + 4) else { return short(packet, l4 + 8, out) };
         let length = u16::from_be(rest[0]) as u32;
         // A segmented datagram keeps the length of the whole, a fragment that of all fragments.
-        if length < 8 || length > payload && out.flags & FRAGMENT == 0 {
+        if length < 8 || payload < 8 || length > payload && out.flags & FRAGMENT == 0 {
             out.flags |= MALFORMED;
         }
     }

@@ -64,6 +64,7 @@ fn recount<E: Env>(env: &E, hit: &Hit) {
     unsafe {
         *addr_of_mut!((*found.ptr()).active) += hit.state().is_active() as u64;
         *addr_of_mut!((*found.ptr()).pending) += hit.state().is_pending() as u64;
+        *addr_of_mut!((*found.ptr()).closing) += (hit.state() as u8 == FlowState::Closing as u8) as u64;
     }
 }
 

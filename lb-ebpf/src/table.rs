@@ -315,7 +315,9 @@ fn insert_locked<E: Env>(
     if find(bucket, place, key_of(flow), &mut out.hit) {
         return Outcome::Exists;
     }
-    let Some(way) = roomiest(bucket, &env.limits(), flow.last) else { return Outcome::Full };
+    let Some(way) = free_way(bucket).or_else(|| roomiest(bucket, &env.limits(), flow.last)) else {
+        return Outcome::Full;
+    };
     let slot = place.bucket() * WAYS as u32 + way as u32;
     let outcome = if at(bucket, slot, &mut out.evicted) { Outcome::Evicted } else { Outcome::Done };
     let generation = meta_generation(load_meta(bucket, way)).wrapping_add(1);
@@ -327,6 +329,16 @@ fn insert_locked<E: Env>(
     out.hit =
         Hit { slot, meta: new, link: flow.link, backend: flow.backend, last: flow.last, snat_port: flow.snat_port };
     outcome
+}
+
+/// A free way, told from the bucket's first line alone: each way that [`roomiest`] looks at is another one, and mostly not in the cache.
+#[inline(always)]
+fn free_way(bucket: Shared<Bucket>) -> Option<usize> {
+    let mut free = 0_u64;
+    for way in 0..WAYS {
+        free |= less((load_meta(bucket, way) & 0xf) as u64, FlowState::Free as u64 + 1) << way;
+    }
+    (free != 0).then_some(free.trailing_zeros() as usize & (WAYS - 1))
 }
 
 /// The way that gives itself up most willingly; among equals the one not seen for longest.

@@ -1,12 +1,16 @@
 //! What only memory can be made to show: locked buckets, headers out of reach, segmented packets, chosen source ports.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use lb_agent::dataplane::Write;
-use lb_common::{Backend, BackendState, DropReason, Protocol, Traffic, backend::BACKEND_GONE};
+use lb_common::{Backend, BackendState, DropReason, Port, Protocol, Traffic, backend::BACKEND_GONE};
 use lb_ebpf::{
     env::{Event, Hook, Table},
     pipeline::{Action, Verdict},
+    table::{self as flow_table, Key},
 };
 
 use crate::{
@@ -17,7 +21,7 @@ use crate::{
         packet::{ACK, Body, FIN, Part, SYN, Shape, Spec, packet, tcp, udp},
         run::{Fate, Subject as _},
         verify,
-        world::{Place, World},
+        world::{Place, SNAT_PORT, World},
     },
 };
 
@@ -129,18 +133,141 @@ fn source_ports_start_anywhere_and_are_all_used_once() {
         let mut ports = Vec::new();
         for client in 0..4 {
             memory.random.borrow_mut().push_back(offset);
-            let client = socket(Family::V4, 10, 9, 40000 + client);
-            let (verdict, frame) = send(&mut memory, Interface::Up0, &udp(client, world.vip(0)));
-            if verdict.action() == Action::Interface {
-                ports.push(u16::from_be_bytes([frame[34], frame[35]]));
-            } else {
-                assert_eq!(verdict, Verdict::drop(DropReason::SnatPortsExhausted));
+            match asks(&mut memory, &world, 40000 + client) {
+                Ok(port) => {
+                    answers(&mut memory, &world, port);
+                    ports.push(port);
+                }
+                Err(verdict) => assert_eq!(verdict, Verdict::drop(DropReason::SnatPortsExhausted)),
             }
         }
         ports.sort_unstable();
         assert_eq!(ports, [61000, 61001, 61002], "from offset {offset}");
         assert_eq!(memory.flows(), (3, 3));
     }
+}
+
+#[test]
+fn source_ports_of_sockets_of_the_node_are_left_alone() {
+    for family in [Family::V4, Family::V6] {
+        let world = World::new(family, Protocol::Udp, &[Place::Remote]);
+        let mut memory = Memory::new();
+        memory.limits.snat_last = memory.limits.snat_first + 3;
+        world.make(1).iter().for_each(|write| memory.write(write));
+        let source = world.backend(0, 1, BackendState::Ready).source.ip();
+        memory.sockets = [61000, 61001, 61003].map(|port| SocketAddr::new(source, port)).into();
+        assert_eq!(asks(&mut memory, &world, 40000), Ok(61002), "{family:?}");
+        answers(&mut memory, &world, 61002);
+        let exhausted = Verdict::drop(DropReason::SnatPortsExhausted);
+        assert_eq!(asks(&mut memory, &world, 40001), Err(exhausted), "{family:?}");
+        memory.sockets.clear();
+        assert!(asks(&mut memory, &world, 40002).is_ok(), "{family:?}");
+    }
+}
+
+#[test]
+fn a_source_port_is_taken_from_whoever_was_not_answered_for_longest() {
+    let (mut memory, world) = start(Protocol::Udp, Place::Remote);
+    memory.limits.snat_last = memory.limits.snat_first + 3;
+    for client in 0..4 {
+        assert_eq!(asks(&mut memory, &world, 40000 + client), Ok(61000 + client));
+        memory.clock += 1;
+    }
+    // The one that has waited longest is answered: the next one has to go.
+    answers(&mut memory, &world, 61000);
+    assert_eq!(asks(&mut memory, &world, 40004), Ok(61001));
+    assert_eq!((memory.flows(), memory.counters(0).load.closed), ((4, 4), 1));
+    for port in [61001, 61002, 61003] {
+        answers(&mut memory, &world, port);
+    }
+    assert_eq!(asks(&mut memory, &world, 40005), Err(Verdict::drop(DropReason::SnatPortsExhausted)));
+    assert_eq!((memory.flows(), memory.counters(0).load.closed), ((4, 4), 1));
+}
+
+#[test]
+fn a_flood_of_syns_leaves_source_ports_to_who_was_answered() {
+    let (mut memory, world) = start(Protocol::Tcp, Place::Remote);
+    memory.limits.snat_last = memory.limits.snat_first + 3;
+    for client in 0..4 {
+        let client = socket(Family::V4, 10, 9, 40000 + client);
+        send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0)));
+    }
+    let peer = |port| SocketAddr::new(world.peer(0).ip(), port);
+    send(&mut memory, Interface::Up1, &tcp(SYN | ACK, world.endpoint(0), peer(61000)));
+    // Far more than there are ports: each takes that of one that was not answered either.
+    for client in 0..1000 {
+        let client = socket(Family::V4, 10, 8, 1000 + client);
+        let verdict = send(&mut memory, Interface::Up0, &tcp(SYN, client, world.vip(0))).0;
+        assert_eq!(verdict.action(), Action::Interface, "{client}");
+    }
+    let client = socket(Family::V4, 10, 9, 40000);
+    let (verdict, frame) = send(&mut memory, Interface::Up0, &tcp(ACK, client, world.vip(0)));
+    assert_eq!((verdict.action(), source_port(&frame)), (Action::Interface, 61000), "its connection is made");
+    let load = memory.counters(0).load;
+    assert_eq!((load.active, load.pending, load.connections), (1, 3, 1));
+}
+
+#[test]
+fn where_replies_have_no_room_who_was_not_answered_makes_way() {
+    let world = World { frontends: 2, ..World::new(Family::V4, Protocol::Tcp, &[Place::Local]) };
+    let mut memory = Memory::new();
+    world.make(1).iter().for_each(|write| memory.write(write));
+    let clients = clients_whose_replies_meet(&memory, &world, 10);
+    let pod = Verdict::interface(Interface::Pod0.number().into());
+    let opens = |memory: &mut Memory, client| {
+        let (verdict, frame) = send(memory, Interface::Up0, &tcp(SYN, client, world.vip(1)));
+        assert_eq!((verdict, source_port(&frame)), (pod, client.port()), "the backend sees the client's own address");
+    };
+    let answered = |memory: &mut Memory, client| {
+        send(memory, Interface::Pod0, &tcp(SYN | ACK, world.endpoint(0), client));
+        send(memory, Interface::Up0, &tcp(ACK, client, world.vip(1)));
+    };
+    for client in &clients[..7] {
+        opens(&mut memory, *client);
+        answered(&mut memory, *client);
+    }
+    opens(&mut memory, clients[7]);
+    opens(&mut memory, clients[8]);
+    assert_eq!(memory.flows(), (8, 8), "one has made way");
+    answered(&mut memory, clients[8]);
+    let load = memory.counters(1).load;
+    assert_eq!((load.active, load.pending), (8, 0), "and it was none that was answered");
+    let (verdict, frame) = send(&mut memory, Interface::Up0, &tcp(SYN, clients[9], world.vip(1)));
+    assert_eq!((verdict.action(), source_port(&frame)), (Action::Interface, SNAT_PORT), "nobody can: another bucket");
+}
+
+/// Clients whose reply entries share a bucket, while of their forward entries at most four do.
+fn clients_whose_replies_meet(memory: &Memory, world: &World, count: usize) -> Vec<SocketAddr> {
+    let bucket = |port, id| {
+        flow_table::Place::of(&memory.limits, &Key { addr: world.client().ip().into(), id, port: Port::new(port) })
+            .bucket()
+    };
+    let mut forward = BTreeMap::<u32, usize>::new();
+    let mut fits = |port: &u16| {
+        let together = forward.entry(bucket(*port, 1)).or_default();
+        *together += 1;
+        *together <= 4
+    };
+    let meet = (10000..).filter(|port| bucket(*port, 0) == bucket(10000, 0)).filter(|port| fits(port));
+    meet.take(count).map(|port| SocketAddr::new(world.client().ip(), port)).collect()
+}
+
+/// A datagram of a client; from which source port it went on.
+fn asks(memory: &mut Memory, world: &World, client: u16) -> Result<u16, Verdict> {
+    let client = SocketAddr::new(world.client().ip(), client);
+    let (verdict, frame) = send(memory, Interface::Up0, &udp(client, world.vip(0)));
+    if verdict.action() == Action::Interface { Ok(source_port(&frame)) } else { Err(verdict) }
+}
+
+/// The backend's answer to a source port.
+fn answers(memory: &mut Memory, world: &World, port: u16) {
+    let peer = SocketAddr::new(world.peer(0).ip(), port);
+    assert_eq!(send(memory, Interface::Up1, &udp(world.endpoint(0), peer)).0.action(), Action::Interface);
+}
+
+fn source_port(frame: &[u8]) -> u16 {
+    let l4 = if frame[12..14] == [0x08, 0x00] { 34 } else { 54 };
+    u16::from_be_bytes([frame[l4], frame[l4 + 1]])
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     cell::{RefCell, UnsafeCell},
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use lb_agent::{
@@ -43,6 +43,8 @@ pub(crate) struct Memory {
     pub(crate) stack: bool,
     /// Whether packets that have no flow any more are answered with a reset.
     pub(crate) resets: bool,
+    /// Where sockets of the node wait for answers.
+    pub(crate) sockets: BTreeSet<SocketAddr>,
     /// Random numbers to come; then zeros.
     pub(crate) random: RefCell<VecDeque<u32>>,
     /// What was traced.
@@ -114,6 +116,7 @@ impl Memory {
             clock: 0,
             stack: false,
             resets: true,
+            sockets: BTreeSet::new(),
             random: RefCell::default(),
             events: RefCell::default(),
             drops: BTreeMap::new(),
@@ -402,6 +405,10 @@ impl Env for At<'_> {
     fn bucket(&self, table: Table, index: u32) -> Option<Shared<Bucket>> {
         let buckets = if table == Table::Forward { &self.memory.flows } else { &self.memory.replies };
         buckets.get(index as usize).map(shared)
+    }
+
+    fn is_for_socket(&self, scratch: &mut Scratch) -> bool {
+        self.memory.sockets.contains(&SocketAddr::new(scratch.to.dst.ip(), scratch.to.dst_port.number()))
     }
 
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {

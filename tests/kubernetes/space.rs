@@ -115,7 +115,8 @@ impl<'a> Space<'a> {
         let mut found = BTreeSet::new();
         for slice in slices["items"].as_array().into_iter().flatten() {
             let port = slice["ports"][0]["port"].as_u64().context("a port")? as u16;
-            let ready = slice["endpoints"].as_array().into_iter().flatten().filter(|it| it["conditions"]["ready"] == true);
+            let ready =
+                slice["endpoints"].as_array().into_iter().flatten().filter(|it| it["conditions"]["ready"] == true);
             found.extend(ready.filter_map(|it| Some((it["addresses"][0].as_str()?.to_owned(), port))));
         }
         Ok(found)

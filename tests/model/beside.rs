@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
 use lb_agent::dataplane::{SweepReport, Write};
-use lb_common::BackendState;
+use lb_common::{BackendState, counters::Recount};
 use lb_ebpf::env::{Hook, Limits, Table};
 
 use crate::{
@@ -177,13 +177,11 @@ impl<'a> Pair<'a> {
     fn sweep(&mut self) -> Result<()> {
         let report = self.subject.sweep()?;
         let (expired, forgotten) = self.model.sweep();
-        let counts: BTreeMap<u32, (u64, u64)> = (0..ALL)
-            .map(|index| (index, self.model.load(index)))
-            .filter(|(_, load)| load.active + load.pending > 0)
-            .map(|(index, load)| (index, (load.active, load.pending)))
+        let counts: BTreeMap<u32, Recount> = (0..ALL)
+            .map(|index| (index, self.model.recount(index)))
+            .filter(|(_, counts)| *counts != Recount::default())
             .collect();
-        let recounts = report.recounts.iter().map(|(index, found)| (*index, (found.active, found.pending))).collect();
-        equal("recounts", &counts, &recounts)?;
+        equal("recounts", &counts, &report.recounts)?;
         let found = (report.entries, report.expired, report.forgotten, report.orphans, report.busy);
         equal("the sweep", &(self.model.flows.len() as u64, expired, forgotten, 0, 0), &found)?;
         self.swept.expired += expired;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_common::{
-    Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, SocketKey, Traffic,
+    Addr, Algorithm, BackendLoad, BackendState, DropReason, FlowState, Port, SocketKey, Traffic, counters::Recount,
     fragment::FRAGMENT_TIME, hash,
 };
 
@@ -289,16 +289,22 @@ impl Model {
         self.traffic[index as usize] = Traffic::default();
     }
 
-    /// A backend's counts.
-    pub(crate) fn load(&self, index: u32) -> BackendLoad {
+    /// What a sweep finds of a backend.
+    pub(crate) fn recount(&self, index: u32) -> Recount {
         let count = |of: fn(FlowState) -> bool| {
             self.flows.values().filter(|flow| flow.backend == index && of(flow.state)).count() as u64
         };
-        BackendLoad {
+        Recount {
             active: count(FlowState::is_active),
             pending: count(FlowState::is_pending),
-            ..self.ever[index as usize]
+            closing: count(|state| state == FlowState::Closing),
         }
+    }
+
+    /// A backend's counts.
+    pub(crate) fn load(&self, index: u32) -> BackendLoad {
+        let Recount { active, pending, .. } = self.recount(index);
+        BackendLoad { active, pending, ..self.ever[index as usize] }
     }
 
     /// Whom the backend of a flow takes for its client.

@@ -1,6 +1,8 @@
-//! NetworkPolicy as others make it, of rules for forwarded packets: it stays in force, unless one says that it need not.
+//! How packets reach pods: straight, or through rules for forwarded packets: NetworkPolicy as others make it stays in force, unless one says
+//! that it need not.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use weir_tests::{
     agent::{Agent, Options, PATIENCE},
     client::{self, Held},
@@ -109,5 +111,30 @@ fn who_asks_for_redirect_passes_the_rules_by() -> Result<()> {
     let agent = lab.start(&lab.web(), Options::default().with(&["--delivery", "redirect"]))?;
     wait_for_delivery(&agent, "redirect", "inet guard forward is passed by")?;
     assert_eq!(answers(&lab)?, [true; 2]);
+    Ok(())
+}
+
+/// Packets that have left by the node's end of a pod's interface.
+fn sent_by(lab: &Lab, interface: &str) -> Result<u64> {
+    let printed = lab.topology.node.run("ip", &["-json", "-statistics", "link", "show", "dev", interface])?;
+    let links: Value = serde_json::from_str(&printed).context("ip's JSON")?;
+    links[0]["stats64"]["tx"]["packets"].as_u64().with_context(|| printed.clone())
+}
+
+#[test]
+fn packets_reach_a_pod_past_the_nodes_end_of_its_interface() -> Result<()> {
+    let lab = Lab::local(1)?;
+    let _agent = lab.start(&lab.web(), Options::datapath("tc"))?;
+    for frontend in [vip4(80), vip6(80)] {
+        let ask = |times| lab.client(|| client::ask_times(frontend, times, client::ask).expect_no_failure());
+        // The first may have to ask for the pod's link layer address.
+        ask(1)?;
+        let before = sent_by(&lab, "pod0")?;
+        ask(50)?;
+        let sent = sent_by(&lab, "pod0")? - before;
+        ensure!(sent < 50, "{frontend}: {sent} packets of 50 connections left by the node's end");
+        lab.topology.node.ip("neigh flush dev pod0")?;
+        ask(1).context("a pod whose address is to be asked for again")?;
+    }
     Ok(())
 }

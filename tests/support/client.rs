@@ -119,7 +119,12 @@ pub struct Held {
 impl Held {
     /// Opens it.
     pub fn open(frontend: SocketAddr) -> Result<Self> {
-        let mut stream = connect(frontend)?;
+        Self::on(connect(frontend)?)
+    }
+
+    /// The same on a connection that is open.
+    pub fn on(mut stream: TcpStream) -> Result<Self> {
+        stream.set_read_timeout(Some(LIMIT))?;
         stream.write_all(b"echo\n")?;
         let mut held = Self { stream, sent: 0 };
         held.check()?;

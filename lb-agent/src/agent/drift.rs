@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn table(active: u64) -> BTreeMap<u32, Recount> {
-        [(7, Recount { active, pending: 0 })].into()
+        [(7, Recount { active, ..Recount::default() })].into()
     }
 
     #[test]

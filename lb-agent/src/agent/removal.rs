@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{BackendLoad, abi::timeout};
+use lb_common::{BackendLoad, abi::timeout, counters::Recount};
 
 use crate::plan::Swept;
 
-/// Closing flows are not counted, so they get their time, and two passes of the sweep.
+/// A flow that began to close after its bucket was swept gets its time, and two passes of the sweep.
 const QUIET: Duration = Duration::from_secs(timeout::TCP_CLOSING as u64 + 2);
 
 /// So long nothing has to list a removed backend before its connections are given up: an endpoint that moves from one slice to another
@@ -27,16 +27,19 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// After a whole pass that began when these frontends and backends were removed already: what can be freed.
+    /// After a whole pass that began when these frontends and backends were removed already: what can be freed. A client that goes on after
+    /// its connection was reset keeps the closing flow, and with it the index.
     pub fn swept(
         &mut self,
         vips: BTreeSet<u32>,
         removed: &BTreeSet<u32>,
         loads: &BTreeMap<u32, BackendLoad>,
+        recounts: &BTreeMap<u32, Recount>,
         now: Duration,
     ) -> Swept {
-        let idle: BTreeSet<u32> =
-            removed.iter().filter(|index| loads.get(index).is_none_or(is_unused)).copied().collect();
+        let unnamed = |index: &u32| recounts.get(index).is_none_or(|found| *found == Recount::default());
+        let idle = removed.iter().filter(|index| unnamed(index) && loads.get(index).is_none_or(is_unused));
+        let idle: BTreeSet<u32> = idle.copied().collect();
         self.idle.retain(|index, _| idle.contains(index));
         for index in idle {
             self.idle.entry(index).or_insert(now);
@@ -69,8 +72,9 @@ mod tests {
     fn a_removed_backend_waits_until_it_was_quiet_for_long_enough() {
         let loads = |active| BTreeMap::from([1, 2].map(|i| (i, BackendLoad { active, ..BackendLoad::default() })));
         let mut removal = Removal::default();
+        let none = BTreeMap::new();
         let mut at =
-            |second, active| removal.swept([4].into(), &[1].into(), &loads(active), Duration::from_secs(second));
+            |second, active| removal.swept([4].into(), &[1].into(), &loads(active), &none, Duration::from_secs(second));
         assert_eq!(at(0, 1), Swept { vips: [4].into(), backends: [].into() });
         assert_eq!(at(20, 1).backends, [].into());
         assert_eq!(at(21, 0).backends, [].into());
@@ -79,8 +83,23 @@ mod tests {
         assert_eq!(at(32, 0).backends, [].into());
         assert_eq!(at(44, 0).backends, [1].into());
         let sockets = BTreeMap::from([(1, BackendLoad { sockets: 1, ..BackendLoad::default() })]);
-        let swept = removal.swept([].into(), &[1].into(), &sockets, Duration::from_secs(60));
+        let swept = removal.swept([].into(), &[1].into(), &sockets, &none, Duration::from_secs(60));
         assert_eq!(swept.backends, [].into(), "a socket of a process goes on");
+    }
+
+    #[test]
+    fn an_index_is_not_free_while_a_closing_flow_names_it() {
+        let mut removal = Removal::default();
+        let mut at = |second, closing| {
+            let recounts = BTreeMap::from([(1, Recount { closing, ..Recount::default() })]);
+            let swept = removal.swept([].into(), &[1].into(), &BTreeMap::new(), &recounts, Duration::from_secs(second));
+            swept.backends
+        };
+        for second in 0..60 {
+            assert_eq!(at(second, 1), [].into());
+        }
+        assert_eq!(at(60, 0), [].into());
+        assert_eq!(at(72, 0), [1].into());
     }
 
     #[test]

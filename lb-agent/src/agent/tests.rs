@@ -67,7 +67,7 @@ fn carry(fake: &Fake, index: u32, active: u64, connections: u64) {
     let load = BackendLoad { active, connections, closed: connections - active, ..BackendLoad::default() };
     let mut state = fake.state();
     state.counters.insert(index, Counters { load, ..Counters::default() });
-    state.sweep.recounts.insert(index, Recount { active, pending: 0 });
+    state.sweep.recounts.insert(index, Recount { active, ..Recount::default() });
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn drift_is_repaired_and_counted() {
     carry(&fake, 0, 4, 9);
     agent.tick(second(1)).unwrap();
     assert_eq!(agent.repairs, 0);
-    fake.state().sweep.recounts.insert(0, Recount { active: 3, pending: 1 });
+    fake.state().sweep.recounts.insert(0, Recount { active: 3, pending: 1, closing: 0 });
     agent.tick(second(2)).unwrap();
     assert_eq!(agent.repairs, 0, "one pass proves nothing");
     agent.tick(second(3)).unwrap();

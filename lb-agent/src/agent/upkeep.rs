@@ -166,13 +166,13 @@ impl<D: Dataplane> Core<D> {
             return Ok(());
         }
         let known = |index: &u32| self.tables.backends().contains_key(index);
-        let recounts = report.recounts.into_iter().filter(|(index, _)| known(index)).collect();
+        let recounts: BTreeMap<_, _> = report.recounts.into_iter().filter(|(index, _)| known(index)).collect();
         for repair in self.drift.compare(&before.loads, &after, &recounts) {
             tracing::warn!(?repair, "a backend's counts were not what the flow table holds: repaired");
             self.dataplane.repair(repair.backend, repair.active, repair.pending)?;
             self.repairs += 1;
         }
-        let swept = self.removal.swept(before.vips, self.tables.removed_backends(), &after, now);
+        let swept = self.removal.swept(before.vips, self.tables.removed_backends(), &after, &recounts, now);
         let writes = plan::finish(&self.tables, &swept);
         self.write(&writes)
     }

@@ -9,7 +9,7 @@ use aya::programs::{
     tc::SchedClassifierLink,
     xdp::XdpLink,
 };
-use lb_common::names::{INTERFACE_INSIDE, INTERFACE_XDP, map, program};
+use lb_common::names::{INTERFACE_INSIDE, INTERFACE_PEER, INTERFACE_XDP, map, program};
 
 use super::{
     Error,
@@ -18,7 +18,10 @@ use super::{
     pins::{failed, ignore_missing, map_folder},
     sys,
 };
-use crate::node::{Role, link::Link};
+use crate::node::{
+    Role,
+    link::{Kind, Link},
+};
 
 /// `--datapath`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,7 +185,7 @@ impl Bpf {
             kinds.extend(self.attach_xdp(link, datapath)?);
         }
         // Known before the first packet is seen.
-        self.flag(*index, role, !kinds.is_empty())?;
+        self.flag(link, role, !kinds.is_empty())?;
         // From here on tc takes what XDP leaves.
         self.attach_tc(name, *index, HookKind::TcxIngress)?;
         kinds.push(HookKind::TcxIngress);
@@ -195,12 +198,16 @@ impl Bpf {
     }
 
     /// Says in the `interfaces` map what an interface is.
-    fn flag(&mut self, index: u32, role: Role, xdp: bool) -> Result<(), Error> {
-        let inside = if role == Role::Inside { INTERFACE_INSIDE } else { 0 };
-        let flags = inside | if xdp { INTERFACE_XDP } else { 0 };
+    fn flag(&mut self, link: &Link, role: Role, xdp: bool) -> Result<(), Error> {
+        let is_inside = role == Role::Inside;
+        let has_peer = is_inside && link.kind == Kind::Pair && link.peer_elsewhere;
+        let flags = [(is_inside, INTERFACE_INSIDE), (has_peer, INTERFACE_PEER), (xdp, INTERFACE_XDP)];
+        let flags = flags.iter().filter(|(is_so, _)| *is_so).fold(0, |flags, (_, flag)| flags | flag);
         let interfaces = &mut self.pinned.interfaces;
-        let result =
-            if flags == 0 { ignore_missing(interfaces.remove(&index)) } else { interfaces.insert(index, flags, 0) };
+        let result = match flags {
+            0 => ignore_missing(interfaces.remove(&link.index)),
+            _ => interfaces.insert(link.index, flags, 0),
+        };
         result.map_err(failed(map::INTERFACES, "write"))
     }
 

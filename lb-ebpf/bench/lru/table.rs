@@ -163,7 +163,7 @@ pub fn insert<E: Env>(_env: &E, _place: Place, flow: &Flow, state: FlowState, ou
 #[inline(never)]
 fn insert_client(flow: &Flow, hit: &mut Hit) -> Outcome {
     let entry = Entry { state: hit.meta, backend: hit.backend, last: hit.last, snat_port: Port(0), zero: 0 };
-    match CLIENTS.insert(key_of(flow), &entry, BPF_NOEXIST as u64) {
+    match CLIENTS.insert(key_of(flow), entry, BPF_NOEXIST as u64) {
         Ok(()) => Outcome::Done,
         Err(EEXIST) => {
             find_client(OWN, key_of(flow), hit);

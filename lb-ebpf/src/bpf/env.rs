@@ -6,9 +6,12 @@ use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
+        BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, bpf_sock_tuple,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop, bpf_sk_lookup_udp,
+        bpf_sk_release, bpf_skc_lookup_tcp,
+    },
 };
 use aya_log_ebpf::info;
 use lb_common::{
@@ -20,8 +23,8 @@ use lb_common::{
     request::{Measure, Request},
 };
 use lb_ebpf::{
-    env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Shared, Table},
-    parse::Parsed,
+    env::{Env, Event, Fib, Hook, Limits, NextHop, Route, Scratch, Shared, SocketTuple, Table},
+    parse::{Parsed, protocol},
     requests::Begun,
 };
 
@@ -29,8 +32,8 @@ use super::maps::{self, *};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// The answer need not contain the next hop's link layer address: the redirect resolves it. Linux 6.3.
-const SKIP_NEIGH: u32 = 1 << 2;
+/// `BPF_F_CURRENT_NETNS`: the network namespace of the packet's interface.
+const CURRENT_NAMESPACE: u64 = u64::MAX;
 /// The error of an insertion that finds its key.
 const EEXIST: i32 = -17;
 /// Of so many rare events one is logged.
@@ -254,6 +257,27 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn is_for_socket(&self, scratch: &mut Scratch) -> bool {
+        let length = look_between(scratch);
+        let tuple = (&raw mut scratch.socket).cast::<bpf_sock_tuple>();
+        let ctx = self.ctx.as_ptr();
+        // SAFETY: `tuple` has the layout of the helpers' for this length, `ctx` is this program's; what is found is given back.
+        unsafe {
+            // Also one that only waits for the last packets of its connection.
+            let socket = if scratch.packet.protocol == protocol::TCP {
+                bpf_skc_lookup_tcp(ctx, tuple, length, CURRENT_NAMESPACE, 0)
+            } else {
+                bpf_sk_lookup_udp(ctx, tuple, length, CURRENT_NAMESPACE, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(always)]
     fn route(&self, scratch: &mut Scratch, bytes: u32) -> Route {
         let xdp = self.hook == Hook::Xdp;
         // A tag that is still in the packet would travel on with it; tc takes out one beside that which the kernel has taken out.
@@ -263,22 +287,19 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
         ask(scratch, self.interface, bytes);
         let fib = &mut scratch.fib;
         // SAFETY: `fib` has the layout and the size the helper expects, `ctx` is this program's.
-        let answer = unsafe {
-            bpf_fib_lookup(
-                self.ctx.as_ptr(),
-                core::ptr::from_mut(fib).cast(),
-                size_of::<Fib>() as i32,
-                if xdp { 0 } else { SKIP_NEIGH },
-            )
-        } as u32;
+        let answer =
+            unsafe { bpf_fib_lookup(self.ctx.as_ptr(), core::ptr::from_mut(fib).cast(), size_of::<Fib>() as i32, 0) }
+                as u32;
         match answer {
             BPF_FIB_LKUP_RET_SUCCESS if xdp => self.xdp_way(fib.interface),
-            BPF_FIB_LKUP_RET_SUCCESS => {
+            _ if xdp => Route::Defer,
+            // The redirect asks for a link layer address that is not known.
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
                 scratch.next_hop = NextHop { family: fib.family as u32, addr: fib.dst };
+                scratch.resolved = (answer == BPF_FIB_LKUP_RET_SUCCESS) as u32;
                 Route::Interface(fib.interface)
             }
-            _ if xdp => Route::Defer,
-            BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_NO_NEIGH => Route::Stack,
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Stack,
             BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(fib.bytes as u32),
             BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Drop(DropReason::ForwardingDisabled),
             BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
@@ -328,9 +349,16 @@ impl<C> Kernel<'_, C> {
     }
 }
 
+/// How a frame to the next hop of a route begins: destination, then source. The answer has them the other way round.
+#[inline(always)]
+pub(super) fn macs(fib: &Fib) -> [u8; 12] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = fib.macs;
+    [g, h, i, j, k, l, a, b, c, d, e, f]
+}
+
 /// `INTERFACE_*` flags; none of an interface that is not known.
 #[inline(always)]
-fn interface_flags(interface: u32) -> u32 {
+pub(super) fn interface_flags(interface: u32) -> u32 {
     // SAFETY: one word.
     unsafe { INTERFACES.get(interface) }.copied().unwrap_or(0)
 }
@@ -360,6 +388,21 @@ fn ask(scratch: &mut Scratch, interface: u32, bytes: u32) {
         fib.src = to.src.0;
         fib.dst = to.dst.0;
     }
+}
+
+/// Puts the ends of `scratch.to` where a socket is looked for, and returns the bytes of that.
+#[inline(always)]
+fn look_between(scratch: &mut Scratch) -> u32 {
+    let to = &scratch.to;
+    let ([a, b], [c, d]) = (to.src_port.0.to_ne_bytes(), to.dst_port.0.to_ne_bytes());
+    let ports = u32::from_ne_bytes([a, b, c, d]);
+    if scratch.packet.is_v4() {
+        scratch.socket.0 = [to.src.v4_word(), to.dst.v4_word(), ports, 0, 0, 0, 0, 0, 0];
+        return 3 * size_of::<u32>() as u32;
+    }
+    let (src, dst) = (to.src.0, to.dst.0);
+    scratch.socket.0 = [src[0], src[1], src[2], src[3], dst[0], dst[1], dst[2], dst[3], ports];
+    size_of::<SocketTuple>() as u32
 }
 
 #[inline(never)]

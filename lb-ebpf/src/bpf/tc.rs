@@ -6,13 +6,14 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
     },
     macros::classifier,
     programs::TcContext,
 };
-use lb_common::DropReason;
+use lb_common::{DropReason, names::INTERFACE_PEER};
 use lb_ebpf::{
     answer::{self, Complaint},
     env::{Env, Hook, NextHop},
@@ -21,7 +22,7 @@ use lb_ebpf::{
 };
 
 use super::{
-    env::Kernel,
+    env::{Kernel, interface_flags, macs},
     maps::{self, DROPS},
     reach,
 };
@@ -123,14 +124,29 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let (what, limit, reason) = match verdict.action() {
         Action::Pass | Action::Truncated | Action::Stack => return NEXT,
         Action::Interface => return redirect(&env, skb, verdict.value()),
-        // SAFETY: `skb` is the program's context; a helper that checks its arguments.
-        Action::Reply => return unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        Action::Reply => return reply(&env, skb),
         Action::Drop => return drop_packet(verdict.value()),
         Action::TooBig => (Complaint::TooBig, verdict.value(), DropReason::TooBig as u32),
         Action::TimeExceeded => (Complaint::TimeExceeded, 0, DropReason::TtlExceeded as u32),
         Action::Refuse => (Complaint::Refused, 0, verdict.value()),
     };
     tell(&env, &mut packet, what, limit, reason)
+}
+
+/// Sends back what has been turned round; a packet that has no Ethernet header is given one.
+#[inline(always)]
+fn reply<E: Env>(env: &E, skb: *mut __sk_buff) -> i32 {
+    let bare = env.scratch().is_some_and(|scratch| scratch.packet.l3 == 0);
+    if bare && !give_ethernet(skb) {
+        return drop_packet(DropReason::RewriteFailed as u32);
+    }
+    // SAFETY: `skb` is the program's context; helpers that check their arguments, of which the first finds the next hop itself.
+    unsafe {
+        let interface = (*skb).ifindex;
+        let sent =
+            if bare { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) } else { bpf_redirect(interface, 0) };
+        sent as i32
+    }
 }
 
 /// Drops a packet, and sends its sender an answer that says why instead, where that can be made.
@@ -182,6 +198,15 @@ fn redirect<E: Env>(env: &E, skb: *mut __sk_buff, interface: u32) -> i32 {
         let (outer, inner) = ((*skb).vlan_present != 0, scratch.packet.l3 > 14);
         if outer && bpf_skb_vlan_pop(skb) != 0 || inner && bpf_skb_vlan_pop(skb) != 0 {
             return drop_packet(DropReason::RewriteFailed as u32);
+        }
+        // Only what comes in may go straight into a pod, past the host's end of its interface.
+        let direct = env.hook() == Hook::Ingress && scratch.resolved != 0;
+        if direct && interface_flags(interface) & INTERFACE_PEER != 0 {
+            // Whoever bridges in there goes by them.
+            return match Buffer(skb).store(0, macs(&scratch.fib)) {
+                Some(()) => bpf_redirect_peer(interface, 0) as i32,
+                None => drop_packet(DropReason::RewriteFailed as u32),
+            };
         }
         let hop = core::ptr::from_mut(&mut scratch.next_hop).cast();
         bpf_redirect_neigh(interface, hop, size_of::<NextHop>() as i32, 0) as i32

@@ -15,7 +15,11 @@ use lb_ebpf::{
     pipeline::{self, Action},
 };
 
-use super::{env::Kernel, reach, tc::count_drop};
+use super::{
+    env::{Kernel, macs},
+    reach,
+    tc::count_drop,
+};
 
 /// A driver's buffer.
 struct Buffer(*mut xdp_md);
@@ -95,10 +99,8 @@ pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn send<C: EbpfContext>(env: &Kernel<'_, C>, packet: &mut Buffer, interface: u32) -> u32 {
-    let Some(macs) = env.scratch().map(|scratch| scratch.fib.macs) else { return xdp_action::XDP_ABORTED };
-    // Destination, then source: the answer has them the other way round.
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-    if packet.store(0, [g, h, i, j, k, l, a, b, c, d, e, f]).is_none() {
+    let Some(macs) = env.scratch().map(|scratch| macs(&scratch.fib)) else { return xdp_action::XDP_ABORTED };
+    if packet.store(0, macs).is_none() {
         count_drop(DropReason::RewriteFailed as u32);
         return xdp_action::XDP_DROP;
     }

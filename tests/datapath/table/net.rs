@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 /// An IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -94,14 +96,15 @@ pub(crate) enum Way {
 
 /// The routing table.
 pub(crate) fn route(to: IpAddr) -> Way {
-    let (network, host) = place(to);
-    if host == NODE {
-        return Way::Stack;
-    }
-    if network == HOLE {
+    let (family, length) = if to.is_ipv4() { (Family::V4, 24) } else { (Family::V6, 64) };
+    let leads = |number| IpNet::new_assert(ip(family, number, 0), length).contains(&to);
+    if leads(HOLE) {
         return Way::Hole;
     }
-    Interface::ALL.into_iter().find(|i| i.number() == network).map_or(Way::Stack, Way::Out)
+    match Interface::ALL.into_iter().find(|interface| leads(interface.number())) {
+        Some(interface) if to != ip(family, interface.number(), NODE) => Way::Out(interface),
+        _ => Way::Stack,
+    }
 }
 
 /// The network and the host of one of [`ip`]'s addresses.

@@ -7,7 +7,7 @@ use lb_common::{
     counters::Recount,
     flow::{WAYS, meta_generation, meta_state},
     fragment::{Fragment, FragmentKey},
-    names::{INTERFACE_INSIDE, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
+    names::{INTERFACE_INSIDE, INTERFACE_PEER, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
     request::{Measure, Request, bucket_start, flow_of_key},
     service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
     socket::{POD_CGROUP, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
@@ -200,7 +200,7 @@ pub fn drain(key: &SocketKey) -> Element {
 
 /// Element of `recounts`.
 pub fn recount(index: u32, recount: &Recount) -> Element {
-    element! { "index": index, "active": recount.active, "pending": recount.pending }
+    element! { "index": index, "active": recount.active, "pending": recount.pending, "closing": recount.closing }
 }
 
 /// Element of `sweep`.
@@ -213,7 +213,10 @@ pub fn sweep(result: &SweepResult) -> Element {
 
 /// Element of `interfaces`; the name is known where the interface is in this network namespace.
 pub fn interface(index: u32, name: Option<&str>, flags: u32) -> Element {
-    element! { "index": index, "interface": name, "xdp": flags & INTERFACE_XDP != 0, "inside": flags & INTERFACE_INSIDE != 0 }
+    element! {
+        "index": index, "interface": name, "xdp": flags & INTERFACE_XDP != 0, "inside": flags & INTERFACE_INSIDE != 0,
+        "peer": flags & INTERFACE_PEER != 0,
+    }
 }
 
 /// Element of `ranges`.

@@ -14,7 +14,7 @@ use crate::{
     env::{Limits, Table},
     flow::idle_limit,
     memory::{EMPTY, Memory},
-    table::{IDLE_ENOUGH, Inserted, Outcome, readiness, roomiest},
+    table::{IDLE_ENOUGH, Inserted, Outcome, free_way, readiness, roomiest},
 };
 
 const STATES: [FlowState; 10] =
@@ -80,6 +80,10 @@ proptest! {
                 prop_assert!(best.0 > 0);
                 prop_assert_eq!(order(way), best);
             }
+        }
+        match free_way(place) {
+            None => prop_assert!(ways.iter().all(|(state, _)| STATES[*state] != Free)),
+            Some(way) => prop_assert_eq!(STATES[ways[way].0], Free),
         }
     }
 }

@@ -196,19 +196,32 @@ fn udp_one_way(world: World) -> Case {
     case
 }
 
-/// The tables' node has one source port towards each endpoint: the second flow gets none until the first is over.
+/// The tables' node has one source port towards each endpoint: who was not answered gives it up to the next, and who was answered (and has
+/// acknowledged that) keeps it until its flow is over.
 fn ports_used_up(world: World) -> Case {
-    let (first, second) = (world.client(), SocketAddr::new(world.client().ip(), 40001));
+    let client = |port| SocketAddr::new(world.client().ip(), port);
     let mut case = named("source ports are used up", world.clone());
-    let out = opening(&world, first).src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
+    let out = |packet: &Spec| packet.clone().src(world.peer(0)).dst(world.endpoint(0)).ttl(63);
     let leaves = Way::Out(Interface::Up1);
-    case.inwards(CLIENTS, &opening(&world, first), leaves, out.clone(), 0);
-    turned_away(&mut case, second, DropReason::SnatPortsExhausted);
+    let comes = |case: &mut Case, hook, packet: &Spec| case.inwards(hook, packet, leaves, out(packet), 0);
+    for port in [40000, 40001] {
+        comes(&mut case, CLIENTS, &opening(&world, client(port)));
+        case.then(Step::Flows(1));
+    }
+    let (tcp_is, vip) = (world.protocol == Protocol::Tcp, world.vip(0));
+    case.load(0, if tcp_is { [0, 1, 0, 1, 0] } else { [1, 0, 2, 1, 0] });
+    let answer = if tcp_is { tcp(SYN | ACK, vip, vip) } else { udp(vip, vip) };
+    let came = answer.clone().src(world.endpoint(0)).dst(world.peer(0));
+    let seen = answer.dst(client(40001)).ttl(63);
+    case.outwards((Hook::Xdp, Interface::Up1), &came, Way::Out(Interface::Up0), seen, 0);
+    if tcp_is {
+        comes(&mut case, CLIENTS, &tcp(ACK, client(40001), vip));
+    }
+    turned_away(&mut case, client(40002), DropReason::SnatPortsExhausted);
     case.then(Step::Flows(1));
-    case.load(0, if world.protocol == Protocol::Tcp { [0, 1, 0, 0, 0] } else { [1, 0, 1, 0, 0] });
-    case.then(Step::Wait(31));
+    case.then(Step::Wait(8001));
     case.then(Step::Sweep([0, 1, 0]));
-    case.inwards((Hook::Xdp, Interface::Up0), &opening(&world, second), leaves, out, 0);
+    comes(&mut case, (Hook::Xdp, Interface::Up0), &opening(&world, client(40002)));
     case
 }
 

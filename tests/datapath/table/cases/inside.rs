@@ -91,6 +91,10 @@ fn beside(world: World, what: &str, client: SocketAddr) -> Case {
     let back = answer(&world, endpoint, peer);
     case.outwards(SERVERS, &back, leaves, back.clone().src(world.vip(0)).dst(client).ttl(63), 0);
     case.load(0, [1, 0, 1, 0, 0]);
+    if world.protocol == Protocol::Tcp {
+        let ack = tcp(ACK, client, world.vip(0));
+        case.inwards(SERVERS, &ack, leaves, ack.clone().src(peer).dst(endpoint).ttl(63), 0);
+    }
     // The only source port is taken.
     let second = opening(&world, SocketAddr::new(client.ip(), 40001));
     case.drops(SERVERS, second.frame(), DropReason::SnatPortsExhausted);

@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             cases.push(ends_early(world.clone(), Shape::Plain));
             cases.push(ends_early(world.clone(), Shape::ManyOptions));
+            cases.push(ends_before_its_ports(world.clone()));
             cases.push(malformed_answers(world.clone()));
             cases.push(vlan(world.clone()));
             cases.push(others_ports(world));
@@ -83,6 +84,27 @@ fn ends_early(world: World, shape: Shape) -> Case {
                 case.drops((hook, Interface::Up0), cut.clone(), DropReason::Malformed);
             }
         }
+    }
+    case
+}
+
+/// The IP packet ends before the transport header does, and the frame goes on: what looks like ports is padding. In IPv4 a whole packet's
+/// lengths tell, of a first fragment there is only this.
+fn ends_before_its_ports(world: World) -> Case {
+    let (shape, part) = match world.family {
+        Family::V4 => (Shape::Plain, Part::First),
+        Family::V6 => (Shape::ManyOptions, Part::Whole),
+    };
+    let packet = opening(&world).payload(32).shape(shape).part(part);
+    let mut case = named("ends before its ports", world.clone());
+    let network = if world.family == Family::V4 { 20 } else { 40 };
+    for end in [packet.l3() + network, packet.l4(), packet.l4() + 4, packet.l4() + 7] {
+        let bytes = end - packet.l3();
+        let (at, value) = if world.family == Family::V4 { (2, bytes) } else { (4, bytes - 40) };
+        // IPv6: nothing is a jumbogram's length.
+        let value = value.max(usize::from(at == 4)) as u16;
+        let frame = patched(&packet, packet.l3() + at, &value.to_be_bytes());
+        case.drops(CLIENTS, frame, DropReason::Malformed);
     }
     case
 }
