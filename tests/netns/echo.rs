@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use weir_tests::agent::Options;
 
-use crate::lab::{DATAPATHS, Lab, node_addresses, vips};
+use crate::lab::{Lab, node_addresses, on_each_datapath, vips};
 
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -31,7 +31,7 @@ fn ping(to: IpAddr, text: &[u8]) -> Result<()> {
 
 #[test]
 fn addresses_of_services_answer_echo_requests() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = Lab::mixed(1, 1)?;
         lab.topology.client.sysctl("net.ipv4.ping_group_range", "0 2147483647")?;
         for vip in vips() {
@@ -45,6 +45,6 @@ fn addresses_of_services_answer_echo_requests() -> Result<()> {
         }
         let counted: u64 = agent.backends()?.iter().map(|backend| backend.connections_total).sum();
         ensure!(counted == 0, "{datapath}: {counted} connections were counted");
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -8,7 +8,7 @@ use weir_tests::{
     client::{datagram_socket, exchange},
 };
 
-use crate::lab::{DATAPATHS, Lab, vip4, vip6};
+use crate::lab::{Lab, on_each_datapath, vip4, vip6};
 
 /// Exchanges datagrams of several sizes, all of them in fragments.
 fn large(frontend: SocketAddr, seed: usize) -> Result<()> {
@@ -23,7 +23,7 @@ fn large(frontend: SocketAddr, seed: usize) -> Result<()> {
 
 #[test]
 fn datagrams_in_fragments_come_through() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = Lab::mixed(1, 1)?;
         let agent = lab.start(&lab.web().algorithm("round-robin"), Options::datapath(datapath))?;
         for frontend in [vip4(80), vip6(80)] {
@@ -37,6 +37,6 @@ fn datagrams_in_fragments_come_through() -> Result<()> {
             })
             .with_context(|| format!("{datapath} {frontend}: dropped {:?}", agent.drops()))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -1,8 +1,11 @@
 //! What most tests begin with: the network, its servers, a folder of manifests, and `weir` on the node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_tests::{
     agent::{Agent, Options},
     manifests::{Manifests, Service},
@@ -13,6 +16,24 @@ use weir_tests::{
 
 /// The datapaths that a veth can have.
 pub(crate) const DATAPATHS: [&str; 3] = ["tc", "xdp-generic", "xdp"];
+
+/// Does the same on each of them, side by side: most of the time it waits.
+pub(crate) fn on_each_datapath(test: impl Fn(&'static str) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let runs = DATAPATHS.map(|datapath| {
+            (
+                datapath,
+                scope.spawn({
+                    let test = &test;
+                    move || test(datapath)
+                }),
+            )
+        });
+        runs.into_iter().try_for_each(|(datapath, run)| {
+            run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).with_context(|| datapath.to_owned())
+        })
+    })
+}
 
 /// A network with servers.
 pub(crate) struct Lab {

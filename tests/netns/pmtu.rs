@@ -10,7 +10,7 @@ use weir_tests::{
     topology::{FAR_UPLINK, Layout, UPLINK},
 };
 
-use crate::lab::{DATAPATHS, Lab, vip4, vip6};
+use crate::lab::{Lab, on_each_datapath, vip4, vip6};
 
 const SMALL: u32 = 1300;
 const BYTES: u64 = 2_000_000;
@@ -77,13 +77,13 @@ pub(crate) fn has_learned(namespace: &Namespace, address: IpAddr) -> Result<()> 
 }
 
 fn discovery(narrow: Narrow) -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         for offload in [true, false] {
             discovery_on(narrow, datapath, offload)
                 .with_context(|| format!("{narrow:?}, {datapath}, tx offload {offload}"))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn discovery_on(narrow: Narrow, datapath: &str, offload: bool) -> Result<()> {
@@ -144,7 +144,7 @@ fn a_narrow_router_before_servers() -> Result<()> {
 
 #[test]
 fn a_closed_udp_port_is_announced_to_the_client() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let mut lab = Lab::mixed(1, 1)?;
         lab.servers.clear();
         // Their sockets close when their threads wake up.
@@ -158,6 +158,6 @@ fn a_closed_udp_port_is_announced_to_the_client() -> Result<()> {
             })?;
             assert_eq!(error, Err(std::io::ErrorKind::ConnectionRefused), "{datapath}, {frontend}");
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

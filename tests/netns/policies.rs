@@ -17,7 +17,7 @@ use weir_tests::{
 };
 
 use crate::{
-    lab::{DATAPATHS, Lab, vip4, vip6},
+    lab::{Lab, on_each_datapath, vip4, vip6},
     sockets_lab::SocketLab,
 };
 
@@ -53,7 +53,7 @@ fn change(lab: &Lab, service: &Service, works: impl Fn() -> Result<()> + Send + 
 
 #[test]
 fn external_policy_local_is_for_clients_outside() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = SocketLab::mixed(1, 1)?;
         let local = lab.lab.web().algorithm("round-robin").with("externalTrafficPolicy", "Local");
         let options = Options { datapath: datapath.into(), ..lab.options("all") };
@@ -77,8 +77,8 @@ fn external_policy_local_is_for_clients_outside() -> Result<()> {
         lab.lab.client(|| is_silent(vip6(80)))?;
         was_dropped(&agent, "no-local-backend")?;
         assert_eq!(lab.on_node(|| client::ask(vip4(80)))?, "server-1", "{datapath}");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn internal_policy_local_binds_clients_everywhere() -> Result<()> {
 
 #[test]
 fn source_ranges_keep_others_out_and_follow_their_change() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = Lab::mixed(1, 1)?;
         let mut service =
             lab.web().with("loadBalancerIP", "10.99.0.1").with("loadBalancerSourceRanges", "[10.10.0.0/24]");
@@ -119,8 +119,8 @@ fn source_ranges_keep_others_out_and_follow_their_change() -> Result<()> {
         was_dropped(&agent, "source-range")?;
         let one = service.clone().with("loadBalancerSourceRanges", "[192.0.2.0/24, 10.10.0.1/32]");
         change(&lab, &one, || client::ask(vip4(80)).map(drop))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]

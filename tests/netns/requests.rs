@@ -18,7 +18,7 @@ use weir_tests::{
 };
 
 use crate::{
-    lab::{DATAPATHS, Lab, vip4, vip6},
+    lab::{Lab, on_each_datapath, vip4, vip6},
     scaling::policy,
     sockets_lab::SocketLab,
 };
@@ -100,7 +100,7 @@ fn tokens_are_one_in_flight(agent: &Agent<'_>, streaming: Streaming) -> Result<(
 
 #[test]
 fn a_streaming_answer_is_in_flight_until_it_ends() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = Lab::mixed(1, 1)?;
         let agent = lab.start(&measured(&lab), Options::datapath(datapath))?;
         assert_eq!(in_flight(&agent)?, Some(0));
@@ -111,8 +111,8 @@ fn a_streaming_answer_is_in_flight_until_it_ends() -> Result<()> {
         let [begun, answered, nanoseconds] = totals(&agent)?;
         assert_eq!((begun, answered), (2, 2), "{datapath}");
         assert!(nanoseconds < 1_000_000_000, "{datapath}: the first token comes at once, {nanoseconds} ns");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]

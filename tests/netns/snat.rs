@@ -14,7 +14,7 @@ use weir_tests::{
     topology::SERVER_PORT,
 };
 
-use crate::lab::{DATAPATHS, Lab, vip4, vip6};
+use crate::lab::{Lab, on_each_datapath, vip4, vip6};
 
 /// All that there are, and which of them the node uses itself.
 const RANGE: &str = "61000-61003";
@@ -37,7 +37,7 @@ fn connect_from(port: u16, to: SocketAddr) -> Result<Held> {
 
 #[test]
 fn source_ports_of_the_node_s_own_connections_are_left_alone() -> Result<()> {
-    for datapath in DATAPATHS {
+    on_each_datapath(|datapath| {
         let lab = Lab::mixed(0, 1)?;
         let agent = lab.start(&lab.web(), Options::datapath(datapath).with(&["--snat-ports", RANGE]))?;
         for frontend in [vip4(80), vip6(80)] {
@@ -52,8 +52,8 @@ fn source_ports_of_the_node_s_own_connections_are_left_alone() -> Result<()> {
             own.iter_mut().try_for_each(Held::check).with_context(|| format!("{datapath}: the node's own"))?;
             through.check()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn exhausted(drops: &[(String, u64)]) -> u64 {
