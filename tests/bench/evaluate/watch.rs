@@ -25,30 +25,29 @@ pub(crate) fn watch(cluster: &Cluster, start: Instant, stop: &AtomicBool) -> Res
         let chosen = ListParams::default().labels("app=model");
         let mut clock = interval(Duration::from_secs(1));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut samples, mut processes) = (Vec::new(), HashMap::new());
+        let (mut samples, mut used) = (Vec::new(), HashMap::new());
         while !stop.load(Ordering::Relaxed) {
             clock.tick().await;
             let pods = api.list(&chosen).await?;
             let at = start.elapsed().as_secs_f64();
-            let pods = pods.items.iter().map(|pod| seen(pod, cluster.nodes(), &mut processes)).collect();
+            let pods = pods.items.iter().map(|pod| seen(pod, cluster.nodes(), &mut used)).collect();
             samples.push(Sample { at, pods });
         }
         Ok(samples)
     })
 }
 
-fn seen(pod: &Pod, nodes: &[Node], processes: &mut HashMap<String, Process>) -> Seen {
+fn seen(pod: &Pod, nodes: &[Node], used: &mut HashMap<String, f64>) -> Seen {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let is_ready = conditions.into_iter().any(|found| found.type_ == "Ready" && found.status == "True");
     let ends = pod.metadata.deletion_timestamp.is_some();
     let name = pod.metadata.name.clone().unwrap_or_default();
-    if !processes.contains_key(&name)
-        && let Some(process) = process(pod, nodes)
-    {
-        processes.insert(name.clone(), process);
+    // Looked for each time: what runs in a pod that starts is not its server at first.
+    if let Some(now) = process(pod, nodes).and_then(|process| process.cpu_time().ok()) {
+        let most = used.entry(name.clone()).or_default();
+        *most = now.as_secs_f64().max(*most);
     }
-    // One that has just ended has no file any more.
-    let cpu = processes.get(&name).and_then(|process| process.cpu_time().ok()).map(|time| time.as_secs_f64());
+    let cpu = used.get(&name).copied();
     Seen { name, ready: is_ready && !ends, ends, cpu }
 }
 
