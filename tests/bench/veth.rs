@@ -1,19 +1,13 @@
 //! CPU time per request through a node between veth pairs: plain routing, nftables as kube-proxy writes it, and `weir`, at tc and at the
 //! sockets of the node. Each has a network of its own, so that nothing of one is in the way of another.
 
-use std::{
-    io::Write as _,
-    net::{SocketAddr, TcpListener, UdpSocket},
-    process::Stdio,
-};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use weir_tests::{
     agent::{Agent, Options},
     cgroup::Cgroup,
     manifests::{Manifests, Service},
-    namespace::Namespace,
-    process::text,
     topology::{Layout, SERVER_PORT, Topology, VIP4, socket},
 };
 
@@ -150,7 +144,7 @@ impl Way {
 pub(crate) fn measure(rounds: u32, report: &mut Report) -> Result<()> {
     let frontend = socket(VIP4, 80);
     let mut ways = [Way::new(None)?, Way::new(Some(frontend))?, Way::new(Some(frontend))?];
-    load_ruleset(&ways[NFTABLES].topology.node)?;
+    ways[NFTABLES].topology.node.run("nft", &[KUBE_PROXY])?;
     let manifests = Manifests::new()?;
     let service = Service::web(&[frontend.ip()], &ways[WEIR].topology.hosts);
     manifests.write("web.yaml", &service.yaml())?;
@@ -216,20 +210,6 @@ impl Ratio {
         };
         direct.iter().zip(nftables).zip(weir).map(of_round).collect()
     }
-}
-
-fn load_ruleset(node: &Namespace) -> Result<()> {
-    let mut nft = node
-        .command("nft")?
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start nft")?;
-    nft.stdin.take().context("stdin of nft")?.write_all(KUBE_PROXY.as_bytes())?;
-    let output = nft.wait_with_output()?;
-    ensure!(output.status.success(), "nft: {}", text(&output.stderr));
-    Ok(())
 }
 
 /// Fails unless Weir has counted the connections that were made through it, and dropped nothing.

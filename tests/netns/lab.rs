@@ -19,16 +19,9 @@ pub(crate) const DATAPATHS: [&str; 3] = ["tc", "xdp-generic", "xdp"];
 
 /// Does the same on each of them, side by side: most of the time it waits.
 pub(crate) fn on_each_datapath(test: impl Fn(&'static str) -> Result<()> + Sync) -> Result<()> {
+    let test = &test;
     thread::scope(|scope| {
-        let runs = DATAPATHS.map(|datapath| {
-            (
-                datapath,
-                scope.spawn({
-                    let test = &test;
-                    move || test(datapath)
-                }),
-            )
-        });
+        let runs = DATAPATHS.map(|datapath| (datapath, scope.spawn(move || test(datapath))));
         runs.into_iter().try_for_each(|(datapath, run)| {
             run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).with_context(|| datapath.to_owned())
         })

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use plotters::{
-    coord::types::RangedCoordf64,
+    coord::{Shift, types::RangedCoordf64},
     prelude::*,
     style::{FontStyle, register_font},
 };
@@ -19,6 +19,20 @@ pub(crate) const PALE: RGBColor = RGBColor(120, 126, 138);
 pub(crate) fn use_own_font() -> Result<()> {
     register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| anyhow!("the built-in font cannot be read"))
+}
+
+/// Writes a line of text, whose upper left corner is there.
+pub(crate) fn write<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    text: &str,
+    at: (i32, i32),
+    size: u32,
+    color: RGBColor,
+) -> Result<()>
+where
+    DB::ErrorType: 'static,
+{
+    Ok(area.draw(&Text::new(text, at, ("sans-serif", size).into_font().color(&color)))?)
 }
 
 /// Axes and horizontal lines of a chart over seconds; `value` writes the numbers of the other axis.

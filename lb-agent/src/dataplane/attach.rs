@@ -201,8 +201,8 @@ impl Bpf {
     fn flag(&mut self, link: &Link, role: Role, xdp: bool) -> Result<(), Error> {
         let is_inside = role == Role::Inside;
         let has_peer = is_inside && link.kind == Kind::Pair && link.peer_elsewhere;
-        let flags = [(is_inside, INTERFACE_INSIDE), (has_peer, INTERFACE_PEER), (xdp, INTERFACE_XDP)];
-        let flags = flags.iter().filter(|(is_so, _)| *is_so).fold(0, |flags, (_, flag)| flags | flag);
+        let flag = |is_so, flag| if is_so { flag } else { 0 };
+        let flags = flag(is_inside, INTERFACE_INSIDE) | flag(has_peer, INTERFACE_PEER) | flag(xdp, INTERFACE_XDP);
         let interfaces = &mut self.pinned.interfaces;
         let result = match flags {
             0 => ignore_missing(interfaces.remove(&link.index)),

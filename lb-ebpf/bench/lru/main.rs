@@ -10,6 +10,8 @@ extern crate lb_ebpf as original;
 // The files name the library whose modules these are.
 extern crate self as lb_ebpf;
 
+#[path = "../../src/bpf/object.rs"]
+mod object;
 mod table;
 
 /// Modules of the library, compiled again over the other table.
@@ -51,14 +53,3 @@ mod bpf {
     mod tc;
     mod xdp;
 }
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// Some helpers are for programs of a GPL-compatible licence only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -6,7 +6,7 @@ use anyhow::Result;
 use plotters::{coord::Shift, prelude::*};
 
 use super::report::{Case, Report};
-use crate::plot::{INK, PALE, use_own_font};
+use crate::plot::{INK, PALE, use_own_font, write};
 
 /// The hooks, as names of cases begin, with what stands above, and where their bars start.
 const HOOKS: [(&str, &str, i32); 2] = [("xdp: ", "XDP", 340), ("tc: ", "tc", 940)];
@@ -70,10 +70,6 @@ fn rows<'a>(report: &'a Report, hook: &str) -> Rows<'a> {
 
 fn height(rows: &Rows<'_>) -> i32 {
     rows.iter().map(|(_, subjects)| subjects.len() as i32 * BAR + GAP).sum()
-}
-
-fn write(area: &Area<'_>, text: &str, at: (i32, i32), size: u32, color: RGBColor) -> Result<()> {
-    Ok(area.draw(&Text::new(text, at, ("sans-serif", size).into_font().color(&color)))?)
 }
 
 fn legend(area: &Area<'_>) -> Result<()> {

@@ -9,7 +9,7 @@ use super::{
     report::{Record, by_second},
     stage::{SERVERS_MAX, SLOW},
 };
-use crate::plot::{Chart, INK, PALE, mesh, use_own_font};
+use crate::plot::{Chart, INK, PALE, mesh, use_own_font, write};
 
 const SIZE: (u32, u32) = (1200, 1060);
 const COLORS: [RGBColor; SERVERS_MAX] = [
@@ -58,13 +58,13 @@ fn headline<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>) -> Result<()>
 where
     DB::ErrorType: 'static,
 {
-    area.draw(&Text::new("cargo xtask demo", (20, 12), ("sans-serif", 26).into_font().color(&INK)))?;
+    write(area, "cargo xtask demo", (20, 12), 26, INK)?;
     let subtitle = "Weir in front of nginx servers, one of them (red) with a quarter of the others' CPU; every request is a new connection";
-    area.draw(&Text::new(subtitle, (20, 42), ("sans-serif", 16).into_font().color(&PALE)))?;
+    write(area, subtitle, (20, 42), 16, PALE)?;
     for (index, color) in COLORS.iter().enumerate() {
         let x = 20 + 130 * index as i32;
         area.draw(&PathElement::new([(x, 74), (x + 18, 74)], color.stroke_width(3)))?;
-        area.draw(&Text::new(label(index), (x + 24, 66), ("sans-serif", 15).into_font().color(&INK)))?;
+        write(area, &label(index), (x + 24, 66), 15, INK)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use plotters::{coord::Shift, prelude::*};
 
 use super::{Outcome, Report};
-use crate::plot::{INK, PALE, mesh, use_own_font};
+use crate::plot::{INK, PALE, mesh, use_own_font, write};
 
 const SIZE: (u32, u32) = (1200, 1200);
 const COLORS: [RGBColor; 4] =
@@ -32,9 +32,9 @@ where
 {
     root.fill(&WHITE)?;
     let (top, rest) = root.split_vertically(64);
-    top.draw(&Text::new("cargo xtask evaluate", (20, 10), ("sans-serif", 26).into_font().color(&INK)))?;
+    write(&top, "cargo xtask evaluate", (20, 10), 26, INK)?;
     let subtitle = "Ready pods (lines, one for each turn) beside the fewest that carry the requests of the last ten seconds (grey)";
-    top.draw(&Text::new(subtitle, (20, 40), ("sans-serif", 16).into_font().color(&PALE)))?;
+    write(&top, subtitle, (20, 40), 16, PALE)?;
     let ways = report.by_way();
     let panels = rest.split_evenly((ways.len() + 2, 1));
     for (index, ((name, turns), area)) in ways.iter().zip(&panels).enumerate() {

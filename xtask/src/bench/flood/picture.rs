@@ -6,7 +6,7 @@ use anyhow::Result;
 use plotters::{coord::Shift, prelude::*};
 
 use super::{Report, table};
-use crate::plot::{INK, PALE, use_own_font};
+use crate::plot::{INK, PALE, use_own_font, write};
 
 const WIDTH: u32 = 1000;
 const ROW: i32 = 52;
@@ -68,13 +68,6 @@ where
     let end = BARS + (value.clamp(0.0, MOST) * LENGTH) as i32;
     root.draw(&Rectangle::new([(BARS, top), (end.max(BARS + 1), top + THICK)], color.filled()))?;
     write(root, &format!("{value:.2}"), (end + 6, top), 14, INK)
-}
-
-fn write<DB: DrawingBackend>(root: &Area<'_, DB>, text: &str, at: (i32, i32), size: u32, color: RGBColor) -> Result<()>
-where
-    DB::ErrorType: 'static,
-{
-    Ok(root.draw(&Text::new(text, at, ("sans-serif", size).into_font().color(&color)))?)
 }
 
 #[cfg(test)]
