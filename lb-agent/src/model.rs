@@ -62,6 +62,8 @@ pub struct ServicePort {
     pub affinity: Option<Duration>,
     /// `weir.dev/maglev-size`, a prime; else it follows the number of backends.
     pub maglev_size: Option<u32>,
+    /// `weir.dev/forwarding`.
+    pub forwarding: Forwarding,
     /// `weir.dev/feedback`.
     pub feedback: Feedback,
     /// `weir.dev/measure: requests`; a policy that reads requests has them measured too.
@@ -103,6 +105,8 @@ pub struct FrontendSpec {
     pub outside: Reach,
     /// `loadBalancerSourceRanges`: the only clients that may use it; none: all may.
     pub ranges: Option<BTreeSet<IpNet>>,
+    /// It is at an address of this node, a node port: no other node can answer for it.
+    pub at_node: bool,
 }
 
 impl FrontendSpec {
@@ -152,6 +156,16 @@ pub struct Limits {
     pub client_rate: Option<u32>,
     /// New connections a second to one frontend.
     pub rate: Option<u32>,
+}
+
+/// How a packet of a client outside reaches a backend of another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// From this node's address, which takes the answer and gives it to the client.
+    #[default]
+    Nat,
+    /// As it came, in a datagram to the backend's node, which answers the client itself.
+    Dsr,
 }
 
 /// What moves the weights of a service.

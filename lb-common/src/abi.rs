@@ -3,7 +3,7 @@
 use crate::{assert_size, plain_data};
 
 /// Changes with every change of a shared type, a map's shape or a hash. Maps are pinned in a folder of this name.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// The only element of the pinned `settings` map, written once by the agent that makes the maps; later agents keep to it.
 #[repr(C)]
@@ -31,7 +31,9 @@ pub mod timeout {
     pub const TCP_IDLE: u32 = 8000;
     /// TCP, after both FINs or a reset.
     pub const TCP_CLOSING: u32 = 10;
-    /// UDP, answered.
+    /// TCP that is forwarded, after the client's FIN: what the backend still sends is not seen, the client's acknowledgments are.
+    pub const TCP_FORWARDED_FIN: u32 = 120;
+    /// UDP, answered, or forwarded.
     pub const UDP: u32 = 60;
     /// UDP, not answered.
     pub const UDP_ONE_WAY: u32 = 30;

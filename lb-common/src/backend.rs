@@ -50,6 +50,8 @@ pub const BACKEND_LOCAL: u8 = 1;
 /// Backend flag, of removed ones only: nothing lists it any more, and nothing else is served at its address. Who still sends to it over
 /// TCP is told so by a reset.
 pub const BACKEND_GONE: u8 = 2;
+/// Backend flag, of local ones only: other nodes may forward to it ([`crate::dsr`]); it has an element in `targets`.
+pub const BACKEND_TARGET: u8 = 4;
 
 /// One backend of one service port. Element of the `backends` array; its index is its identity in flows, tables and counters.
 #[repr(C)]

@@ -54,7 +54,7 @@ pub struct Recount {
     pub active: u64,
     /// Pending flows found in the table.
     pub pending: u64,
-    /// Flows that are over on both sides, and still name their backend.
+    /// Flows that count as neither, and still name their backend: over on both sides, or forwarded to its node.
     pub closing: u64,
 }
 

@@ -34,6 +34,15 @@ pub enum FlowState {
     UdpAnswered = 8,
     /// A reply entry.
     Reply = 9,
+    /// Forwarded to the backend's node, TCP: the client's SYN. That node counts the flow and sees its answers; this one sees neither,
+    /// nor whether the client's address is its own.
+    ForwardedSyn = 10,
+    /// Forwarded, TCP: the client has sent more.
+    Forwarded = 11,
+    /// Forwarded, TCP: the client has sent its FIN.
+    ForwardedFin = 12,
+    /// Forwarded, UDP.
+    ForwardedUdp = 13,
 }
 
 impl FlowState {
@@ -50,6 +59,10 @@ impl FlowState {
             7 => Self::UdpOneWay,
             8 => Self::UdpAnswered,
             9 => Self::Reply,
+            10 => Self::ForwardedSyn,
+            11 => Self::Forwarded,
+            12 => Self::ForwardedFin,
+            13 => Self::ForwardedUdp,
             _ => Self::Free,
         }
     }
@@ -74,6 +87,12 @@ impl FlowState {
         matches!(self, Self::SynSent)
     }
 
+    /// Whether the flow is forwarded to its backend's node, which counts it.
+    #[inline(always)]
+    pub const fn is_forwarded(self) -> bool {
+        matches!(self, Self::ForwardedSyn | Self::Forwarded | Self::ForwardedFin | Self::ForwardedUdp)
+    }
+
     /// The name in output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -87,6 +106,10 @@ impl FlowState {
             Self::UdpOneWay => "udp-one-way",
             Self::UdpAnswered => "udp-answered",
             Self::Reply => "reply",
+            Self::ForwardedSyn => "forwarded-syn",
+            Self::Forwarded => "forwarded",
+            Self::ForwardedFin => "forwarded-fin",
+            Self::ForwardedUdp => "forwarded-udp",
         }
     }
 }

@@ -30,11 +30,20 @@ pub struct Fragment {
     pub backend: u32,
     /// When the first one was seen, in seconds of the monotonic clock.
     pub seen: u32,
-    /// The flow's source port of full NAT, or 0.
+    /// The flow's source port of full NAT, or 0; where it is forwarded, the frontend's port.
     pub snat_port: Port,
-    /// 1: from the backend, else 0.
-    pub out: u16,
+    /// [`FRAGMENT_IN`], [`FRAGMENT_OUT`] or [`FRAGMENT_FORWARDED`].
+    pub way: u8,
+    /// The transport protocol's IANA number.
+    pub protocol: u8,
 }
+
+/// Towards the backend.
+pub const FRAGMENT_IN: u8 = 0;
+/// From the backend.
+pub const FRAGMENT_OUT: u8 = 1;
+/// Towards the backend's node, encapsulated and unchanged.
+pub const FRAGMENT_FORWARDED: u8 = 2;
 
 /// Seconds after which nobody waits for fragments any more: Linux' `ipfrag_time`.
 pub const FRAGMENT_TIME: u32 = 30;

@@ -8,6 +8,7 @@ pub mod abi;
 pub mod address;
 pub mod backend;
 pub mod counters;
+pub mod dsr;
 pub mod flow;
 pub mod fragment;
 pub mod hash;

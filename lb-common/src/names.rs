@@ -65,6 +65,8 @@ pub mod map {
     pub const FRAGMENTS: &str = "fragments";
     /// Array of `u64`: how many identifications of fragments each of [`crate::fragment::FRAGMENT_COUNTERS`] has given away.
     pub const FRAGMENT_IDS: &str = "fragment_ids";
+    /// Hash: [`crate::dsr::Target`] to the index of that backend.
+    pub const TARGETS: &str = "targets";
     /// Array of one `u32`: the clock of tests, read only by programs loaded with `TEST_CLOCK`.
     pub const CLOCK: &str = "clock";
 
@@ -101,6 +103,7 @@ pub mod map {
         FRAGMENT_IDS,
         KNOCKS,
         WAKES,
+        TARGETS,
         CLOCK,
     ];
 }

@@ -85,6 +85,9 @@ pub const FRONTEND_MEASURED: u8 = 16;
 /// Frontend flag: who finds no backend wakes the service, and asks again: dropped, not refused.
 pub const FRONTEND_WAKES: u8 = 32;
 
+/// Frontend flag: packets of clients outside reach backends of other nodes encapsulated ([`crate::dsr`]), not by full NAT.
+pub const FRONTEND_FORWARDS: u8 = 64;
+
 /// Where a selection table is in the `slots` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -129,6 +132,11 @@ pub const VIP_LIVE: u16 = 1;
 /// `Vip::live`: removed; the sweep forgets its flows, after a whole pass the id may be used again.
 pub const VIP_REMOVED: u16 = 2;
 
+/// Vip flag: requests of its connections are measured; the same as [`FRONTEND_MEASURED`], for replies.
+pub const VIP_MEASURED: u16 = 1;
+/// Vip flag: the same as [`FRONTEND_FORWARDS`]: segments have to leave room for the encapsulation, which is in the way of the client's.
+pub const VIP_FORWARDS: u16 = 2;
+
 /// The address that replies are given back. Element of the `vips` array, indexed by [`Frontend::id`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -137,8 +145,8 @@ pub struct Vip {
     pub key: SocketKey,
     /// 0 (never used), [`VIP_LIVE`] or [`VIP_REMOVED`].
     pub live: u16,
-    /// 1: requests of its connections are measured; the same as [`FRONTEND_MEASURED`], for replies. Else 0.
-    pub measured: u16,
+    /// `VIP_*`.
+    pub flags: u16,
 }
 
 /// A client of a service port: who keeps its backend under session affinity, or begins so many connections.

@@ -65,7 +65,7 @@ fn header_v4(parsed: &Parsed, what: Complaint, limit: u32, quoted: u32, sum: u32
         Complaint::TimeExceeded => (11 << 24, 0),
         Complaint::Refused => (3 << 24 | 3 << 16, 0),
     };
-    let [a, b, c, d, e] = header::v4(protocol::ICMP, 8 + quoted, &parsed.dst, &parsed.src);
+    let [a, b, c, d, e] = header::v4(protocol::ICMP, 8 + quoted, 0, &parsed.dst, &parsed.src);
     let [kind, rest] = checksummed([be(kind), be(rest)], sum);
     [a, b, c, d, e, kind, rest]
 }

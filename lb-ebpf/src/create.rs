@@ -1,16 +1,18 @@
 //! A new flow: its backend, its forward entry, and a reply entry that is like no other: under full NAT a free source port.
 
 use lb_common::{
-    Addr, Backend, DropReason, Flow, FlowState, Frontend, Port,
+    Addr, Algorithm, Backend, BackendState, DropReason, Flow, FlowState, Frontend, Port,
     flow::WAYS,
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES},
+    service::{FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_FORWARDS, FRONTEND_RANGES},
 };
 
 use crate::{
+    dsr,
     env::{Env, Event, Route, Scratch, Search, Table, Tuple, Victim},
-    flow::{self, count_change, first_state},
-    limits, select,
-    table::{self, Hit, Inserted, NO_LINK, Outcome, Place, bucket_of, key_of},
+    flow::{self, count_change, first_forwarded_state, first_state},
+    limits::{self, Seat},
+    select,
+    table::{self, FORWARDED, Hit, Inserted, NO_LINK, Outcome, Place, bucket_of, key_of},
 };
 
 /// Source ports tried for one connection before it is dropped.
@@ -29,14 +31,13 @@ pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Re
     if let Some(reason) = admit(env, scratch, frontend) {
         return Err(reason);
     }
-    let table = scratch.table;
-    let index = select::backend(env, scratch, frontend, table).ok_or(DropReason::StaleTable)?;
-    scratch.seat.backend = index;
-    limits::enter(env, frontend, &scratch.packet.src, &scratch.table, &mut scratch.seat)?;
-    if scratch.seat.backend != index && frontend.flags & FRONTEND_AFFINITY != 0 {
-        select::keep(env, &scratch.affinity, scratch.seat.backend, scratch.now);
-    }
-    let made = match begin(env, scratch) {
+    seat(env, scratch, frontend)?;
+    let forwards = dsr::forwards(env, scratch, frontend, scratch.seat.backend);
+    let made = match begin(env, scratch, forwards) {
+        Ok(true) if forwards => {
+            env.trace(Event::NewFlow(scratch.seat.backend), scratch);
+            Ok(())
+        }
         Ok(true) => finish(env, scratch),
         Ok(false) => Ok(()),
         Err(reason) => Err(reason),
@@ -45,12 +46,59 @@ pub fn create<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Re
     made
 }
 
+/// Finds a new flow's backend, and counts on it, where that is to be. Another node that has chosen has counted on it already.
+#[inline(never)]
+fn seat<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
+    if scratch.target != 0 {
+        scratch.seat = Seat { backend: scratch.target.wrapping_sub(1), reserved: 0 };
+        let backend = env.backend(scratch.seat.backend).ok_or(DropReason::StaleTable)?;
+        return match backend.service == frontend.service {
+            true if backend.state == BackendState::Removed as u8 => Err(DropReason::NoBackend),
+            true => Ok(()),
+            false => Err(DropReason::StaleTable),
+        };
+    }
+    let table = scratch.table;
+    let index = select::backend(env, scratch, frontend, table).ok_or(DropReason::StaleTable)?;
+    scratch.seat.backend = index;
+    limits::enter(env, frontend, &scratch.packet.src, &scratch.table, &mut scratch.seat)?;
+    if scratch.seat.backend != index && frontend.flags & FRONTEND_AFFINITY != 0 {
+        select::keep(env, &scratch.affinity, scratch.seat.backend, scratch.now);
+    }
+    Ok(())
+}
+
+/// The way of a packet that opens no flow and is of none that is known here. By a hash every node gives a client the same backend, whose node
+/// knows the flow if there is one: after a change of routes, or when the entry had to make way. Any other packet is nobody's. Nothing is
+/// counted, and nothing kept.
+#[inline(never)]
+pub fn pick_up<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Result<(), DropReason> {
+    const IP_HASH: u8 = Algorithm::IpHash as u8;
+    const MAGLEV: u8 = Algorithm::Maglev as u8;
+    let by_hash = matches!(frontend.algorithm, IP_HASH | MAGLEV) && frontend.flags & FRONTEND_AFFINITY == 0;
+    if !by_hash || frontend.flags & FRONTEND_FORWARDS == 0 || scratch.target != 0 {
+        return Err(DropReason::NoFlow);
+    }
+    if admit(env, scratch, frontend).is_some() {
+        return Err(DropReason::NoFlow);
+    }
+    let table = scratch.table;
+    let index = select::backend(env, scratch, frontend, table).ok_or(DropReason::NoFlow)?;
+    if !dsr::forwards(env, scratch, frontend, index) {
+        return Err(DropReason::NoFlow);
+    }
+    scratch.hit = dsr::passing(index);
+    Ok(())
+}
+
 /// Makes the forward entry, with the backend of `scratch.seat`; `false` if somebody else has just made the flow.
 #[inline(never)]
-fn begin<E: Env>(env: &E, scratch: &mut Scratch) -> Result<bool, DropReason> {
-    let entry = &mut scratch.entry;
-    (entry.link, entry.backend, entry.last) = (NO_LINK, scratch.seat.backend, scratch.now);
-    match insert(env, scratch, first_state(scratch.packet.protocol)) {
+fn begin<E: Env>(env: &E, scratch: &mut Scratch, forwards: bool) -> Result<bool, DropReason> {
+    let (entry, protocol) = (&mut scratch.entry, scratch.packet.protocol);
+    let (link, state) =
+        if forwards { (FORWARDED, first_forwarded_state(protocol)) } else { (NO_LINK, first_state(protocol)) };
+    (entry.link, entry.backend, entry.last) = (link, scratch.seat.backend, scratch.now);
+    match insert(env, scratch, state) {
         Outcome::Done => Ok(true),
         Outcome::Evicted => {
             env.trace(Event::Evicted(scratch.inserted.evicted.backend), scratch);
@@ -87,7 +135,7 @@ fn admit<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> Option<
     if frontend.flags & FRONTEND_RANGES != 0 && !env.is_admitted(frontend.id, &scratch.packet.src) {
         return Some(DropReason::SourceRange);
     }
-    if scratch.table.len != 0 {
+    if scratch.table.len != 0 || scratch.target != 0 {
         return None;
     }
     let elsewhere = if inside { FRONTEND_DROP_INSIDE } else { FRONTEND_DROP_OUTSIDE };

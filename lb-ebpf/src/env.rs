@@ -1,9 +1,10 @@
 //! Everything the pipeline needs of its surroundings: maps, clock, chance and the routing table.
 
 use lb_common::{
-    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Selection, SocketKey,
-    Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Port, Selection,
+    SocketKey, Traffic, Vip,
     counters::Recount,
+    dsr::Target,
     fragment::{Fragment, FragmentKey},
     request::{Measure, Request},
 };
@@ -65,9 +66,9 @@ pub struct Tuple {
     /// Destination address.
     pub dst: Addr,
     /// Source port.
-    pub src_port: lb_common::Port,
+    pub src_port: Port,
     /// Destination port.
-    pub dst_port: lb_common::Port,
+    pub dst_port: Port,
 }
 
 /// Working memory of one packet, outside of the 512 bytes of a BPF stack. What is written here and read back is also any number to
@@ -89,6 +90,11 @@ pub struct Scratch {
     pub key: SocketKey,
     /// A map key.
     pub affinity: AffinityKey,
+    /// Not 0 if its segments have to leave room for encapsulation.
+    pub clamped: u32,
+    /// One more than the index of the backend for which another node has forwarded the packet; 0: none has. Set by the hook before the
+    /// pipeline runs.
+    pub target: u32,
     /// Where a new flow's backend is selected from.
     pub table: Selection,
     /// Not 0 if a new flow's client is inside: a process or pod of this node.
@@ -146,7 +152,7 @@ pub struct Victim {
     /// Not 0 if it is in the way of the client's own address and port.
     pub as_client: u32,
     /// Its source port.
-    pub port: lb_common::Port,
+    pub port: Port,
 }
 
 /// The kernel's `struct bpf_fib_lookup`.
@@ -158,9 +164,9 @@ pub struct Fib {
     /// Transport protocol.
     pub protocol: u8,
     /// Source port.
-    pub src_port: lb_common::Port,
+    pub src_port: Port,
     /// Destination port.
-    pub dst_port: lb_common::Port,
+    pub dst_port: Port,
     /// IP bytes; the way's limit afterwards if they are too many.
     pub bytes: u16,
     /// The interface the packet came by; the one it leaves by afterwards.
@@ -246,6 +252,12 @@ pub trait Env {
     fn delivers_by_stack(&self) -> bool;
     /// Whether who sends to a TCP flow that is not known, or whose backend is gone, is sent a reset.
     fn resets_orphans(&self) -> bool;
+    /// The UDP port by which nodes forward to each other; 0: none.
+    fn dsr_port(&self) -> Port;
+    /// The index of a backend of this node to which other nodes forward.
+    fn target(&self, target: &Target) -> Option<u32>;
+    /// The IP bytes that the way takes which was asked for last.
+    fn mtu(&self, scratch: &Scratch) -> u32;
     /// Seconds of a monotonic clock.
     fn now(&self) -> u32;
     /// A uniformly random number.

@@ -47,7 +47,10 @@ impl Step {
 
 #[inline(always)]
 fn next_state(state: FlowState, direction: Direction, proto: u8, flags: u8) -> FlowState {
-    use FlowState::{Closing, Established, FinBackend, FinClient, SynReceived, SynSent, UdpAnswered, UdpOneWay};
+    use FlowState::{
+        Closing, Established, FinBackend, FinClient, Forwarded, ForwardedFin, ForwardedSyn, SynReceived, SynSent,
+        UdpAnswered, UdpOneWay,
+    };
     if proto != protocol::TCP {
         return if state == UdpOneWay && direction == Direction::Out { UdpAnswered } else { state };
     }
@@ -62,6 +65,8 @@ fn next_state(state: FlowState, direction: Direction, proto: u8, flags: u8) -> F
         (SynReceived | Established, Direction::Out) if fin => FinBackend,
         (Established, Direction::In) if fin => FinClient,
         (FinClient, Direction::Out) | (FinBackend, Direction::In) if fin => Closing,
+        (ForwardedSyn | Forwarded, Direction::In) if fin && flags & tcp::SYN == 0 => ForwardedFin,
+        (ForwardedSyn, Direction::In) if flags & (tcp::SYN | tcp::ACK) == tcp::ACK => Forwarded,
         _ => state,
     }
 }
@@ -72,6 +77,12 @@ pub fn first_state(proto: u8) -> FlowState {
     if proto == protocol::TCP { FlowState::SynSent } else { FlowState::UdpOneWay }
 }
 
+/// The same of a flow that is forwarded to its backend's node.
+#[inline(always)]
+pub fn first_forwarded_state(proto: u8) -> FlowState {
+    if proto == protocol::TCP { FlowState::ForwardedSyn } else { FlowState::ForwardedUdp }
+}
+
 /// Seconds of silence after which a flow in this state (its discriminant) is over; without branches, see [`crate::table`].
 #[inline(always)]
 pub fn idle_limit(limits: &Limits, state: u32) -> u32 {
@@ -80,7 +91,10 @@ pub fn idle_limit(limits: &Limits, state: u32) -> u32 {
         | (timeout::TCP_SYN as u64) << (8 * FlowState::SynReceived as u64)
         | (timeout::TCP_SYN as u64) << (8 * FlowState::SynSent as u64)
         | (timeout::UDP_ONE_WAY as u64) << (8 * FlowState::UdpOneWay as u64);
-    const HIGH: u64 = timeout::UDP as u64;
+    const HIGH: u64 = timeout::UDP as u64
+        | (timeout::TCP_SYN as u64) << (8 * (FlowState::ForwardedSyn as u64 - 8))
+        | (timeout::TCP_FORWARDED_FIN as u64) << (8 * (FlowState::ForwardedFin as u64 - 8))
+        | (timeout::UDP as u64) << (8 * (FlowState::ForwardedUdp as u64 - 8));
     let high = (state as u64 >> 3).wrapping_neg();
     let fixed = ((LOW & !high | HIGH & high) >> ((state & 7) * 8) & 0xff) as u32;
     let configured = (fixed.wrapping_sub(1) as i32 >> 31) as u32;
@@ -186,7 +200,7 @@ pub fn end<E: Env>(env: &E, hit: &mut Hit) -> Result<bool, Busy> {
 #[inline(never)]
 pub fn forget<E: Env>(env: &E, ended: &mut Hit) {
     count_change(env, ended.backend, ended.state(), FlowState::Free, false);
-    if ended.link == table::NO_LINK {
+    if ended.link >= table::FORWARDED {
         return;
     }
     let (forward, reply) = (ended.slot, ended.link);

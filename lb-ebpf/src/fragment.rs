@@ -6,13 +6,15 @@
 //! comes again after 65,536 fragmented packets (IPv6: 2^32).
 
 use lb_common::{
-    DropReason, SocketKey,
-    fragment::{FRAGMENT_COUNTERS, FRAGMENT_TIME, Fragment, FragmentKey},
+    DropReason, Port, SocketKey,
+    fragment::{
+        FRAGMENT_COUNTERS, FRAGMENT_FORWARDED, FRAGMENT_IN, FRAGMENT_OUT, FRAGMENT_TIME, Fragment, FragmentKey,
+    },
     hash,
 };
 
 use crate::{
-    atomic, checksum,
+    atomic, checksum, dsr,
     env::{Env, Hook, Route, Scratch, Tuple},
     flow::Direction,
     packet::Packet,
@@ -32,18 +34,20 @@ fn key(parsed: &Parsed) -> FragmentKey {
 /// inlined: its stack is its own.
 #[inline(never)]
 pub fn first<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direction: Direction) -> Option<()> {
+    let id = next_id(env, scratch)?;
+    let way = if direction == Direction::Out { FRAGMENT_OUT } else { FRAGMENT_IN };
+    note(env, scratch, way, id, scratch.hit.snat_port);
+    renumber(packet, &scratch.packet, id)
+}
+
+/// Notes what becomes of the other fragments of the packet in `scratch`.
+#[inline(always)]
+pub fn note<E: Env>(env: &E, scratch: &mut Scratch, way: u8, id: u32, snat_port: Port) {
     scratch.fragment_key = key(&scratch.packet);
-    scratch.fragment = Fragment {
-        src: scratch.to.src,
-        dst: scratch.to.dst,
-        id: next_id(env, scratch)?,
-        backend: scratch.hit.backend,
-        seen: scratch.now,
-        snat_port: scratch.hit.snat_port,
-        out: (direction == Direction::Out) as u16,
-    };
+    let (Tuple { src, dst, .. }, backend, seen) = (scratch.to, scratch.hit.backend, scratch.now);
+    let protocol = scratch.packet.protocol;
+    scratch.fragment = Fragment { src, dst, id, backend, seen, snat_port, way, protocol };
     env.note_fragment(&scratch.fragment_key, &scratch.fragment);
-    renumber(packet, &scratch.packet, scratch.fragment.id)
 }
 
 /// An identification that no other packet between these addresses has had lately. Where it starts nobody else knows.
@@ -77,10 +81,15 @@ pub fn follow<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch)
     if !known || scratch.now.wrapping_sub(scratch.fragment.seen) > FRAGMENT_TIME {
         return stray(env, scratch);
     }
-    let Fragment { src, dst, id, backend, snat_port, out, .. } = scratch.fragment;
+    let Fragment { src, dst, id, backend, snat_port, way: noted, .. } = scratch.fragment;
+    if noted == FRAGMENT_FORWARDED {
+        scratch.hit = dsr::passing(backend);
+        let protocol = scratch.fragment.protocol;
+        return dsr::send_quietly(packet, env, scratch, snat_port, protocol);
+    }
     scratch.to = Tuple { src, dst, ..Tuple::default() };
     scratch.hit = Hit { backend, snat_port, ..Hit::default() };
-    let direction = if out != 0 { Direction::Out } else { Direction::In };
+    let direction = if noted == FRAGMENT_OUT { Direction::Out } else { Direction::In };
     let bytes = scratch.packet.ip_bytes;
     let (hop, verdict) = match way(env, scratch, direction, bytes) {
         Route::Interface(index) if scratch.packet.ttl > 1 => (true, Verdict::interface(index)),

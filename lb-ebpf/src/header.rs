@@ -51,12 +51,21 @@ pub fn pseudo(src: &Addr, dst: &Addr, protocol: u8, length: u32) -> u32 {
     checksum::add(addresses, checksum::add(be(length), be(protocol as u32)))
 }
 
-/// The IPv4 header before `length` bytes.
+/// Says that an IPv4 packet is not to be fragmented.
+pub const DONT_FRAGMENT: u32 = 0x4000;
+
+/// A length as a header's 16 bits have it: 0 for a segmented packet that is longer.
 #[inline(always)]
-pub fn v4(protocol: u8, length: u32, src: &Addr, dst: &Addr) -> [u32; 5] {
+pub const fn length16(bytes: u32) -> u32 {
+    if bytes > 0xffff { 0 } else { bytes }
+}
+
+/// The IPv4 header before `length` bytes; `flags` are 0 or [`DONT_FRAGMENT`].
+#[inline(always)]
+pub fn v4(protocol: u8, length: u32, flags: u32, src: &Addr, dst: &Addr) -> [u32; 5] {
     let mut words = [
-        be(0x4500_0000 | (20 + length)),
-        0,
+        be(0x4500_0000 | length16(20 + length)),
+        be(flags),
         be((HOPS as u32) << 24 | (protocol as u32) << 16),
         src.v4_word(),
         dst.v4_word(),
@@ -68,5 +77,5 @@ pub fn v4(protocol: u8, length: u32, src: &Addr, dst: &Addr) -> [u32; 5] {
 /// The IPv6 header before `length` bytes, up to its addresses.
 #[inline(always)]
 pub fn v6(protocol: u8, length: u32, hops: u8) -> [u32; 2] {
-    [be(0x6000_0000), be(length << 16 | (protocol as u32) << 8 | hops as u32)]
+    [be(0x6000_0000), be(length16(length) << 16 | (protocol as u32) << 8 | hops as u32)]
 }

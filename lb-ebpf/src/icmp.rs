@@ -4,14 +4,14 @@
 use lb_common::{DropReason, Flow, SocketKey};
 
 use crate::{
-    checksum, echo,
+    checksum, dsr, echo,
     env::{Env, Hook, Route, Scratch, Table, Tuple},
     flow::Direction,
     packet::{Packet, TransportChange},
     parse::{self, Outcome, protocol},
     pipeline::{Verdict, reply_flow, way},
     rewrite,
-    table::{self, Place, key_of},
+    table::{self, FORWARDED, Place, key_of},
 };
 
 /// Whether an ICMP message quotes the packet that caused it.
@@ -39,6 +39,12 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scrat
         _ => return Verdict::PASS,
     }
     let Some((direction, outer, quoted)) = translation(env, scratch) else { return Verdict::PASS };
+    if direction == Direction::In && scratch.hit.link == FORWARDED {
+        let (port, protocol) = (scratch.quoted.src_port, scratch.quoted.protocol);
+        // The flow was not heard of by this packet.
+        scratch.hit = dsr::passing(scratch.hit.backend);
+        return dsr::send_quietly(packet, env, scratch, port, protocol);
+    }
     scratch.to = outer;
     let bytes = scratch.packet.ip_bytes;
     let route = way(env, scratch, direction, bytes);

@@ -13,6 +13,7 @@ extern crate std;
 pub mod atomic;
 pub mod checksum;
 pub mod create;
+pub mod dsr;
 pub mod echo;
 pub mod env;
 pub mod flow;
@@ -22,6 +23,7 @@ pub mod icmp;
 pub mod limits;
 #[cfg(test)]
 mod memory;
+pub mod mss;
 pub mod neighbor;
 pub mod packet;
 pub mod parse;

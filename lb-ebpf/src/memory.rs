@@ -7,8 +7,9 @@ use core::{
 use std::{boxed::Box, collections::HashMap, sync::Mutex, vec::Vec};
 
 use lb_common::{
-    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, SocketKey, Traffic, Vip,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, Flow, Frontend, Port, SocketKey, Traffic, Vip,
     counters::Recount,
+    dsr::Target,
     flow::WAYS,
     fragment::{Fragment, FragmentKey},
     request::{Measure, Request},
@@ -137,6 +138,15 @@ impl Env for Memory {
     }
     fn resets_orphans(&self) -> bool {
         true
+    }
+    fn dsr_port(&self) -> Port {
+        Port(0)
+    }
+    fn target(&self, _: &Target) -> Option<u32> {
+        None
+    }
+    fn mtu(&self, _: &Scratch) -> u32 {
+        1500
     }
     fn now(&self) -> u32 {
         0

@@ -8,19 +8,20 @@ use lb_common::{
     Backend, BackendState, DropReason, Flow, FlowState, Frontend, SocketKey, Traffic,
     flow::meta_generation,
     request::flow_key,
-    service::{FRONTEND_MEASURED, FRONTEND_WAKES},
+    service::{FRONTEND_MEASURED, FRONTEND_WAKES, VIP_FORWARDS, VIP_MEASURED},
 };
 
 use crate::{
-    create::create,
+    create::{self, create},
+    dsr,
     env::{Env, Event, Hook, Route, Scratch, Table, Tuple},
     flow::{self, Direction},
-    fragment, icmp, neighbor,
+    fragment, icmp, mss, neighbor,
     packet::Packet,
     parse::{self, FRAGMENT, MALFORMED, Outcome, Parsed, protocol, tcp},
     requests::{self, Connection},
     rewrite,
-    table::{self, Busy, Hit, Key, NO_LINK, Place, key_of},
+    table::{self, Busy, FORWARDED, Hit, Key, NO_LINK, Place, key_of},
     wake,
 };
 
@@ -52,6 +53,8 @@ pub enum Action {
     Refuse = 7,
     /// Has become the answer, link layer addresses and all: back by the interface it came by.
     Reply = 8,
+    /// Has become the packet that was in it: to be called again.
+    Again = 9,
 }
 
 impl Verdict {
@@ -65,6 +68,8 @@ impl Verdict {
     pub const TRUNCATED: Self = Self::new(Action::Truncated, 0);
     /// Goes back as the answer.
     pub const REPLY: Self = Self::new(Action::Reply, 0);
+    /// Is another packet now.
+    pub const AGAIN: Self = Self::new(Action::Again, 0);
 
     #[inline(always)]
     const fn new(action: Action, value: u32) -> Self {
@@ -107,6 +112,7 @@ impl Verdict {
             6 => Action::Truncated,
             7 => Action::Refuse,
             8 => Action::Reply,
+            9 => Action::Again,
             _ => Action::Pass,
         }
     }
@@ -133,6 +139,7 @@ const REFUSE: u32 = Action::Refuse as u32;
 pub fn run<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let verdict = match parse::frame(packet, &mut scratch.packet) {
+        Outcome::Ports if dsr::is_carrier(env, scratch) => dsr::receive(packet, env, scratch),
         Outcome::Ports => balance(packet, env, scratch),
         // An error may have to be rewritten in ways that XDP leaves to tc.
         Outcome::IcmpError if env.hook() != Hook::Xdp => icmp::translate(packet, env, scratch),
@@ -198,6 +205,7 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
     }
     scratch.now = env.now();
     scratch.measured = (frontend.flags & FRONTEND_MEASURED) as u32;
+    scratch.clamped = 0;
     if let Err(reason) = client_flow(env, scratch, frontend) {
         return turned_away(env, frontend, &scratch.packet, reason);
     }
@@ -206,6 +214,9 @@ fn forward<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, fr
     let parsed = &scratch.packet;
     if backend.is_gone() && is_answered(env, parsed) {
         return orphan(env, scratch);
+    }
+    if hit.link == FORWARDED {
+        return dsr::forward(packet, env, scratch);
     }
     let masked = hit.snat_port.0 != 0;
     scratch.to = Tuple {
@@ -261,15 +272,18 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
     let bucket = env.bucket(Table::Forward, place.bucket()).ok_or(DropReason::StaleTable)?;
     let opens = opens(parsed);
     if table::find(bucket, place, key, &mut scratch.hit) {
-        if !(opens && is_over(env, &scratch.hit, scratch.now)) {
-            return if scratch.hit.link == NO_LINK { Err(DropReason::TableBusy) } else { Ok(()) };
+        // What another node has forwarded is not forwarded again: two that took each other's backends would do so until the packet dies.
+        let returns = scratch.target != 0 && scratch.hit.link == FORWARDED;
+        if !(opens && (returns || is_over(env, &scratch.hit, scratch.now))) {
+            return match scratch.hit.link {
+                NO_LINK => Err(DropReason::TableBusy),
+                _ if returns => Err(DropReason::NoFlow),
+                _ => Ok(()),
+            };
         }
         flow::end(env, &mut scratch.hit).map_err(|_| DropReason::TableBusy)?;
     }
-    if !opens {
-        return Err(DropReason::NoFlow);
-    }
-    create(env, scratch, frontend)
+    if opens { create(env, scratch, frontend) } else { create::pick_up(env, scratch, frontend) }
 }
 
 /// Whether a packet that may open a flow finds one that should make way: a closed connection whose ports are used again, or one of a
@@ -279,9 +293,11 @@ fn client_flow<E: Env>(env: &E, scratch: &mut Scratch, frontend: &Frontend) -> R
 fn is_over<E: Env>(env: &E, hit: &Hit, now: u32) -> bool {
     let in_state = |state| env.backend(hit.backend).is_none_or(|b| b.state == state as u8);
     match hit.state() {
-        FlowState::Closing => true,
-        FlowState::SynSent => in_state(BackendState::Removed) || hit.last != now && in_state(BackendState::Unhealthy),
-        FlowState::UdpOneWay | FlowState::UdpAnswered => in_state(BackendState::Removed),
+        FlowState::Closing | FlowState::ForwardedFin => true,
+        FlowState::SynSent | FlowState::ForwardedSyn => {
+            in_state(BackendState::Removed) || hit.last != now && in_state(BackendState::Unhealthy)
+        }
+        FlowState::UdpOneWay | FlowState::UdpAnswered | FlowState::ForwardedUdp => in_state(BackendState::Removed),
         _ => env.resets_orphans() && env.backend(hit.backend).is_some_and(Backend::is_gone),
     }
 }
@@ -314,7 +330,8 @@ fn reply<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, endp
     let Some(vip) = env.vip(client.id) else { return Verdict::drop(DropReason::StaleTable) };
     scratch.to = Tuple { src: vip.key.addr, dst: client.addr, src_port: vip.key.port, dst_port: client.port };
     scratch.now = env.now();
-    scratch.measured = vip.measured as u32;
+    scratch.measured = (vip.flags & VIP_MEASURED) as u32;
+    scratch.clamped = (vip.flags & VIP_FORWARDS) as u32;
     send(packet, env, scratch, Direction::Out)
 }
 
@@ -335,11 +352,8 @@ pub fn way<E: Env>(env: &E, scratch: &mut Scratch, direction: Direction, bytes: 
 /// Sends a packet of a known flow on its way. Not inlined: one copy serves both directions, and its stack is not that of `create`.
 #[inline(never)]
 fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direction: Direction) -> Verdict {
-    let (segments, payload) = packet.segments();
-    let parsed = &scratch.packet;
-    let headers = (parsed.l4 as u32).wrapping_sub(parsed.l3 as u32) + parsed.l4_header;
-    let largest = if segments > 1 { headers + payload } else { parsed.ip_bytes };
-    let route = way(env, scratch, direction, largest);
+    let bytes = largest(packet, &scratch.packet);
+    let route = way(env, scratch, direction, bytes);
     let parsed = &scratch.packet;
     let (hop, verdict) = match route {
         Route::Interface(_) if parsed.ttl <= 1 => return Verdict::TIME_EXCEEDED,
@@ -355,16 +369,63 @@ fn send<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direc
     if scratch.measured != 0 {
         measure(packet, env, &scratch.hit, parsed, direction);
     }
+    if scratch.clamped != 0 && opens_back(parsed) && clamp(packet, env, scratch).is_none() {
+        return Verdict::drop(DropReason::RewriteFailed);
+    }
+    let parsed = &scratch.packet;
     if rewrite::transport(packet, parsed, &scratch.to, hop).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
     let is_fragment = parsed.flags & FRAGMENT != 0;
-    let bytes = parsed.ip_bytes as u64 + (segments.max(1) as u64 - 1) * headers as u64;
+    let (segments, _) = segments(packet, parsed);
+    let bytes = parsed.ip_bytes as u64 + (segments.max(1) as u64 - 1) * headers(parsed) as u64;
     count(env, scratch.hit.backend, direction, segments as u64, bytes);
     if is_fragment && fragment::first(packet, env, scratch, direction).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
     verdict
+}
+
+/// Bytes of the headers as far as the payload.
+#[inline(always)]
+fn headers(parsed: &Parsed) -> u32 {
+    (parsed.l4 as u32).wrapping_sub(parsed.l3 as u32).wrapping_add(parsed.l4_header)
+}
+
+/// The IP bytes of the packet, or of the largest of those that it stands for.
+#[inline(always)]
+pub fn largest<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
+    let (count, payload) = segments(packet, parsed);
+    if count > 1 { headers(parsed).wrapping_add(payload) } else { parsed.ip_bytes }
+}
+
+/// The packets that this one stands for, and the payload bytes of each but the last; (1, 0) if it is one.
+#[inline(always)]
+fn segments<P: Packet>(packet: &P, parsed: &Parsed) -> (u32, u32) {
+    match packet.segments() {
+        (0, size) => {
+            let payload = parsed.ip_bytes.saturating_sub(headers(parsed));
+            (payload.wrapping_add(size).wrapping_sub(1).checked_div(size).unwrap_or(1), size)
+        }
+        known => known,
+    }
+}
+
+/// Whether it is the answer to a SYN.
+#[inline(always)]
+fn opens_back(parsed: &Parsed) -> bool {
+    parsed.protocol == protocol::TCP && parsed.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK
+}
+
+/// Has the client send segments that fit on their way even when another node forwards them, if its way to this one is like this one's to
+/// the client.
+#[inline(always)]
+fn clamp<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &Scratch) -> Option<()> {
+    let v4 = scratch.packet.is_v4();
+    // What everybody takes (RFC 9293 section 3.7.1, RFC 8200 section 5) is asked for at least.
+    let (headers, least) = if v4 { (40, 536) } else { (60, 1220) };
+    let limit = env.mtu(scratch).saturating_sub(dsr::overhead(v4) + headers).max(least);
+    mss::clamp(packet, &scratch.packet, limit)
 }
 
 /// Follows the requests of a flow until its backend has said its last word.

@@ -46,7 +46,7 @@ fn turn<P: Packet>(packet: &mut P, parsed: &Parsed) -> Option<()> {
     // No urgent data.
     packet.store(l4 + 18, 0_u16)?;
     if parsed.is_v4() {
-        return packet.store(ETHERNET, header::v4(protocol::TCP, HEADER, &parsed.dst, &parsed.src));
+        return packet.store(ETHERNET, header::v4(protocol::TCP, HEADER, 0, &parsed.dst, &parsed.src));
     }
     packet.store(ETHERNET, header::v6(protocol::TCP, HEADER, header::HOPS))?;
     rewrite::addresses(packet, ETHERNET, false, &parsed.dst, &parsed.src)

@@ -35,17 +35,23 @@ pub fn port_change(from: &Parsed, src: Port, dst: Port) -> u32 {
 /// Writes the IP header: addresses and time to live.
 #[inline(always)]
 pub fn network<P: Packet>(packet: &mut P, from: &Parsed, to: &Tuple, change: u32, ttl: u8) -> Option<()> {
+    lifetime(packet, from, change, ttl)?;
+    addresses(packet, from.l3 as u32, from.is_v4(), &to.src, &to.dst)
+}
+
+/// Writes the time to live; the header checksum of IPv4 follows that, and the `change` of what else is in the header.
+#[inline(always)]
+pub fn lifetime<P: Packet>(packet: &mut P, from: &Parsed, change: u32, ttl: u8) -> Option<()> {
     let l3 = from.l3 as u32;
     if from.is_v4() {
         let (old, new) = ([from.ttl, from.protocol], [ttl, from.protocol]);
         let half = checksum::half(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
         packet.fix_ip_checksum(l3 + 10, checksum::add(change, half))?;
-        packet.store(l3 + 8, new)?;
+        packet.store(l3 + 8, new)
     } else {
         let [next_header, _] = packet.load::<[u8; 2]>(l3 + 6)?;
-        packet.store(l3 + 6, [next_header, ttl])?;
+        packet.store(l3 + 6, [next_header, ttl])
     }
-    addresses(packet, l3, from.is_v4(), &to.src, &to.dst)
 }
 
 /// A packet's time to live on its way on: one less if it passes a `hop`.

@@ -53,18 +53,19 @@ fn is_gone<E: Env>(env: &E, frontend: u32, hit: &Hit) -> bool {
     if env.vip(frontend).is_some_and(|vip| vip.live == VIP_REMOVED) {
         return true;
     }
-    matches!(hit.state(), FlowState::UdpOneWay | FlowState::UdpAnswered)
+    matches!(hit.state(), FlowState::UdpOneWay | FlowState::UdpAnswered | FlowState::ForwardedUdp)
         && env.backend(hit.backend).is_some_and(|b| b.state == BackendState::Removed as u8)
 }
 
 #[inline(always)]
 fn recount<E: Env>(env: &E, hit: &Hit) {
     let Some(found) = env.recount(hit.backend) else { return };
+    let names = hit.state() as u8 == FlowState::Closing as u8 || hit.state().is_forwarded();
     // SAFETY: only the sweep writes this map, one run at a time.
     unsafe {
         *addr_of_mut!((*found.ptr()).active) += hit.state().is_active() as u64;
         *addr_of_mut!((*found.ptr()).pending) += hit.state().is_pending() as u64;
-        *addr_of_mut!((*found.ptr()).closing) += (hit.state() as u8 == FlowState::Closing as u8) as u64;
+        *addr_of_mut!((*found.ptr()).closing) += names as u64;
     }
 }
 

@@ -23,6 +23,8 @@ use crate::{
 
 /// A flow's `link` before its other entry exists.
 pub const NO_LINK: u32 = u32::MAX;
+/// The `link` of a flow that is forwarded to its backend's node: it has no other entry here.
+pub const FORWARDED: u32 = NO_LINK - 1;
 
 /// Attempts at a bucket's lock. It is held for some tens of nanoseconds.
 const LOCK_TRIES: u32 = 16;
@@ -270,8 +272,8 @@ pub struct Inserted {
 #[inline(always)]
 fn readiness(limits: &Limits, state: u32, age: u64) -> u64 {
     /// By state, four bits each: free, SYN sent, SYN received, established, FIN of the client, FIN of the backend, closing, UDP
-    /// one way, UDP answered, reply.
-    const CLASS: u64 = 0x0_1_3_2_1_1_1_3_4_6;
+    /// one way, UDP answered, reply, forwarded SYN, forwarded TCP, the same after a FIN, forwarded UDP.
+    const CLASS: u64 = 0x3_3_3_4_0_1_3_2_1_1_1_3_4_6;
     const EXPIRED: u64 = 5;
     let class = CLASS >> (state * 4) & 0xf;
     let open = less(0, class & 1) & less(class, 2);

@@ -107,7 +107,7 @@ pub(crate) fn writes(id: u32) -> Vec<Write> {
     let frontend =
         Frontend { id, service: id, inside: place, outside: place, algorithm: algorithm as u8, ..Frontend::default() };
     let mut writes: Vec<_> = (first..first + BACKENDS).flat_map(backend).collect();
-    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE, measured: 0 }));
+    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE, flags: 0 }));
     writes.push(Write::PutSlots(offset, table.slots));
     writes.push(Write::PutFrontend(key, frontend));
     writes

@@ -51,6 +51,7 @@ impl Stage {
             tcp_idle: lb_common::abi::timeout::TCP_IDLE,
             delivery_stack: false,
             reset_orphaned: true,
+            dsr_port: 0,
             bpf_log: false,
             flow_seed: 0x1234_5678_9abc_def0,
             test_clock: false,

@@ -23,6 +23,8 @@ use crate::{
     },
 };
 
+const ETHERNET: usize = 14;
+
 /// Bytes, of which only so many are in reach: the others are as in a socket buffer's fragments.
 pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
@@ -35,6 +37,16 @@ pub(crate) struct Frame {
 impl Frame {
     pub(crate) fn new(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), reach: bytes.len(), segments: (1, 0), bare: None }
+    }
+}
+
+impl Frame {
+    /// Puts an Ethernet header before a packet that has none.
+    fn give_ethernet(&mut self) {
+        if let Some(kind) = self.bare.take() {
+            self.bytes.splice(..0, [[0; 12].as_slice(), &kind.to_be_bytes()].concat());
+            self.reach += ETHERNET;
+        }
     }
 }
 
@@ -80,8 +92,23 @@ impl Packet for Frame {
         self.bare
     }
 
+    fn encapsulate(&mut self, l3: u32, room: u32, _v4: bool) -> Option<u32> {
+        self.give_ethernet();
+        // tc takes a tag out first; XDP has none here.
+        self.bytes.drain(12..12 + (l3 as usize).saturating_sub(ETHERNET));
+        self.bytes.splice(ETHERNET..ETHERNET, vec![0xee; room as usize]);
+        self.reach += room as usize;
+        Some(ETHERNET as u32)
+    }
+
+    fn decapsulate(&mut self, _l3: u32, room: u32) -> Option<()> {
+        self.give_ethernet();
+        self.bytes.drain(ETHERNET..ETHERNET + room as usize);
+        self.reach = self.reach.saturating_sub(room as usize);
+        Some(())
+    }
+
     fn reshape(&mut self, length: u32, room: i32) -> Option<()> {
-        const ETHERNET: usize = 14;
         self.bytes.resize(length as usize, 0xee);
         let gone = room.min(0).unsigned_abs() as usize;
         self.bytes.splice(ETHERNET..ETHERNET + gone, vec![0xee; room.max(0) as usize]);
@@ -91,9 +118,11 @@ impl Packet for Frame {
 }
 
 impl Memory {
-    /// Gives a frame to the pipeline.
+    /// Gives a frame to the pipeline, and if it carries another one, that.
     pub(crate) fn verdict(&mut self, hook: Hook, via: Interface, frame: &mut Frame) -> Verdict {
-        pipeline::run(frame, &self.at(hook, via))
+        self.forget_target();
+        let verdict = pipeline::run(frame, &self.at(hook, via));
+        if verdict == Verdict::AGAIN { pipeline::run(frame, &self.at(hook, via)) } else { verdict }
     }
 
     fn drop_packet(&mut self, reason: DropReason) -> Fate {
@@ -132,10 +161,14 @@ impl Subject for Memory {
         let mut frame = Frame::new(frame);
         let verdict = self.verdict(hook, via, &mut frame);
         let xdp = hook == Hook::Xdp;
+        let is_passed = matches!(verdict.action(), Action::Pass | Action::Truncated | Action::Again);
+        if self.is_forwarded() && is_passed {
+            return Ok((self.drop_packet(DropReason::StaleTable), frame.bytes));
+        }
         let fate = match verdict.action() {
-            Action::Pass | Action::Truncated | Action::Stack => Fate::Next,
+            Action::Pass | Action::Truncated | Action::Again | Action::Stack => Fate::Next,
             Action::Interface => {
-                if !xdp && self.parsed().l3 == 18 {
+                if !xdp && frame.bytes[12..14] == [0x81, 0] {
                     // tc takes the tag out.
                     frame.bytes.drain(12..16);
                 }
@@ -174,9 +207,9 @@ impl Subject for Memory {
     }
 
     fn flows(&self) -> anyhow::Result<usize> {
-        let (forward, replies) = self.flows();
+        let (forward, replies, forwarded) = self.flows();
         anyhow::ensure!(forward == replies, "{forward} forward entries have {replies} reply entries");
-        Ok(forward)
+        Ok(forward + forwarded)
     }
 
     fn sweep(&mut self) -> anyhow::Result<SweepReport> {

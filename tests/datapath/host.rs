@@ -11,11 +11,13 @@ use lb_agent::{
     signals::requests::Noted,
 };
 use lb_common::{
-    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, SocketKey, Traffic,
-    Vip,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, FlowState, Frontend, Port,
+    SocketKey, Traffic, Vip,
     abi::SweepResult,
+    backend::BACKEND_TARGET,
     counters::Recount,
-    flow::WAYS,
+    dsr::{DEFAULT_PORT, Target},
+    flow::{WAYS, meta_state},
     fragment::{FRAGMENT_COUNTERS, Fragment, FragmentKey},
     request::{Measure, Request},
 };
@@ -184,14 +186,16 @@ impl Memory {
         }
     }
 
-    fn entries(buckets: &[UnsafeCell<Bucket>]) -> usize {
+    fn entries(buckets: &[UnsafeCell<Bucket>]) -> impl Iterator<Item = FlowState> {
         // SAFETY: as in `counters`.
-        buckets.iter().map(|b| unsafe { (*b.get()).meta }.iter().filter(|m| **m as u8 != 0).count()).sum()
+        let states = buckets.iter().flat_map(|b| unsafe { (*b.get()).meta }).map(meta_state);
+        states.filter(|state| *state != FlowState::Free)
     }
 
-    /// Forward and reply entries.
-    pub(crate) fn flows(&self) -> (usize, usize) {
-        (Self::entries(&self.flows), Self::entries(&self.replies))
+    /// Forward and reply entries, and those of flows that are forwarded, which have no other.
+    pub(crate) fn flows(&self) -> (usize, usize, usize) {
+        let (forwarded, own): (Vec<_>, Vec<_>) = Self::entries(&self.flows).partition(|state| state.is_forwarded());
+        (own.len(), Self::entries(&self.replies).count(), forwarded.len())
     }
 
     /// Takes or gives back the locks of a whole table, as another CPU would.
@@ -204,6 +208,18 @@ impl Memory {
     pub(crate) fn parsed(&self) -> Parsed {
         // SAFETY: no packet is under way.
         unsafe { (*self.scratch).packet }
+    }
+
+    /// Whether another node has forwarded the last packet.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.scratch).target != 0 }
+    }
+
+    /// No other node has forwarded the next packet.
+    pub(crate) fn forget_target(&mut self) {
+        // SAFETY: as above.
+        unsafe { (*self.scratch).target = 0 };
     }
 
     /// The environment of a packet at a hook.
@@ -279,6 +295,24 @@ impl Env for At<'_> {
 
     fn resets_orphans(&self) -> bool {
         self.memory.resets
+    }
+
+    fn dsr_port(&self) -> Port {
+        Port::new(DEFAULT_PORT)
+    }
+
+    fn target(&self, target: &Target) -> Option<u32> {
+        let is_it = |backend: &Backend| {
+            let Backend { endpoint, service, flags, .. } = *backend;
+            flags & BACKEND_TARGET != 0 && Target { endpoint, service } == *target
+        };
+        self.memory.tables.backends.iter().find(|(_, backend)| is_it(backend)).map(|(index, _)| *index)
+    }
+
+    fn mtu(&self, scratch: &Scratch) -> u32 {
+        let out = if self.hook == Hook::Egress { Way::Out(self.via) } else { net::route(scratch.to.dst.ip()) };
+        let Way::Out(interface) = out else { return 0 };
+        interface.mtu()
     }
 
     fn now(&self) -> u32 {

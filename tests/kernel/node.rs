@@ -83,6 +83,7 @@ fn options(pin_path: &Path) -> Options {
         tcp_idle: lb_common::abi::timeout::TCP_IDLE,
         delivery_stack: false,
         reset_orphaned: true,
+        dsr_port: lb_common::dsr::DEFAULT_PORT,
         bpf_log: false,
         flow_seed: FLOW_SEED,
         test_clock: true,

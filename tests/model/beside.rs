@@ -13,7 +13,7 @@ use lb_ebpf::env::{Hook, Limits, Table};
 
 use crate::{
     errors::IcmpError,
-    frames::{Datagram, Part, Shape},
+    frames::{Datagram, Part, Shape, carrier},
     life::{Fate, Key, Presence},
     operations::Operation,
     reference::Model,
@@ -67,6 +67,9 @@ impl<'a> Pair<'a> {
             Operation::Backend { key, backend, flags, payload, shape, first } => {
                 self.backend(key, backend, first, (flags, payload, shape))
             }
+            Operation::Forwarded { key, backend, flags, payload, shape } => {
+                self.forwarded(key, world::index(key.2, backend % 2), traffic::of_client(key, flags, payload, shape))
+            }
             Operation::Error { key, reply: true, router, first, .. } => self.reply_is_lost(key, router, first),
             Operation::Error { key, backend, reply: false, router, first } => {
                 self.packet_is_lost(key, backend, router, first)
@@ -110,6 +113,22 @@ impl<'a> Pair<'a> {
             }
         }
         Ok(())
+    }
+
+    fn forwarded(&mut self, key: Key, target: u32, packet: Datagram) -> Result<()> {
+        if !world::forwards(key.2) {
+            return Ok(());
+        }
+        let inner = packet.frame();
+        let from = SocketAddr::new(world::router(key.2), 50_000);
+        let outer = carrier(&inner, from, world::endpoint(target), world::vip(key.2));
+        let ran = self.subject.run(Hook::Ingress, Via::Uplink, &outer)?;
+        let (subject, limits) = (&*self.subject, &self.limits);
+        let choice = || choice(limits, key, |index| subject.bucket(Table::Forward, index));
+        let fate = self.model.node_sends(key, packet, target, &choice).map_err(Error::msg)?;
+        let fate = self.numbered(packet, fate, &ran.1)?;
+        // What is known is taken out of it, whatever becomes of that.
+        compare(if fate == Fate::Passes { &outer } else { &inner }, fate, Hook::Ingress, &ran)
     }
 
     fn backend(
@@ -288,11 +307,23 @@ fn compare(sent: &[u8], fate: Fate, hook: Hook, (goes, after): &(Goes, Vec<u8>))
         Fate::Drops => (Goes::Ends, sent.to_vec()),
         Fate::Becomes(packet) => (forwarded, packet.frame()),
         Fate::Translated(error) => (forwarded, error.frame()),
+        Fate::Forwarded(packet, backend, frontend) => {
+            let packet = packet.frame();
+            let from = SocketAddr::new(world::source(backend), source_port(world::is_v4(frontend), after));
+            (forwarded, carrier(&packet, from, world::endpoint(backend), world::vip(frontend)))
+        }
     };
     if *goes == expected && after.get(12..) == frame.get(12..) {
         return Ok(());
     }
     bail!("at {hook:?}, {fate:?}: expected {expected:?} {}, is {goes:?} {}", hex(&frame), hex(after))
+}
+
+/// Which port a carrier comes from is the programs' choice, as long as it is a dynamic one.
+fn source_port(v4: bool, frame: &[u8]) -> u16 {
+    let at = if v4 { 34 } else { 54 };
+    let port = frame.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    if port >= 0xc000 { port } else { 0 }
 }
 
 /// Bytes as text, for messages.

@@ -233,6 +233,10 @@ fn missing(pair: &Pair<'_>) -> BTreeSet<&'static str> {
         ("fragments that follow their first one", model.followed > 0),
         ("an established flow", model.met.contains(&(FlowState::Established as u8))),
         ("a flow closed by both", model.met.contains(&(FlowState::FinBackend as u8))),
+        ("a flow that is forwarded", model.met.contains(&(FlowState::Forwarded as u8))),
+        ("a forwarded flow that the client closed", model.met.contains(&(FlowState::ForwardedFin as u8))),
+        ("a packet that the ring forwards", model.picked_up > 0),
+        ("a packet that another node has forwarded", model.received > 0),
         ("an answered UDP flow", model.met.contains(&(FlowState::UdpAnswered as u8))),
     ]
     .into_iter()

@@ -26,6 +26,8 @@ pub(crate) struct Flow {
     pub(crate) last: u32,
     /// Its source port under full NAT.
     pub(crate) port: Option<u16>,
+    /// Whether it is forwarded to its backend's node.
+    pub(crate) forwarded: bool,
 }
 
 /// What the programs chose, where the model leaves them a choice.
@@ -48,6 +50,8 @@ pub(crate) struct Trail {
     pub(crate) backend: u32,
     /// Whether it came from that backend.
     pub(crate) out: bool,
+    /// The frontend, if they are forwarded to the backend's node.
+    pub(crate) forwarded: Option<usize>,
     /// When it passed.
     pub(crate) seen: u32,
     /// The identification that it was given.
@@ -67,6 +71,27 @@ pub(crate) enum Fate {
     Becomes(Datagram),
     /// It is an ICMP error, and goes on as this one.
     Translated(IcmpError),
+    /// It goes on as this, carried to the node of a frontend's backend, which has this index.
+    Forwarded(Carried, u32, usize),
+}
+
+/// What is carried to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// A packet.
+    Packet(Datagram),
+    /// An ICMP error.
+    Error(IcmpError),
+}
+
+impl Carried {
+    /// Its frame.
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        match self {
+            Self::Packet(packet) => packet.frame(),
+            Self::Error(error) => error.frame(),
+        }
+    }
 }
 
 /// Whether a frontend is there.
@@ -82,7 +107,10 @@ pub(crate) enum Presence {
 
 /// Its state after a packet.
 pub(crate) fn next(state: FlowState, from_client: bool, flags: Option<u8>) -> FlowState {
-    use FlowState::{Closing, Established, FinBackend, FinClient, SynReceived, SynSent, UdpAnswered, UdpOneWay};
+    use FlowState::{
+        Closing, Established, FinBackend, FinClient, Forwarded, ForwardedFin, ForwardedSyn, SynReceived, SynSent,
+        UdpAnswered, UdpOneWay,
+    };
     let Some(flags) = flags else {
         return if state == UdpOneWay && !from_client { UdpAnswered } else { state };
     };
@@ -94,6 +122,8 @@ pub(crate) fn next(state: FlowState, from_client: bool, flags: Option<u8>) -> Fl
         SynReceived if from_client && !has(SYN) && has(ACK) => Established,
         Established if from_client && has(FIN) => FinClient,
         SynReceived | Established if !from_client && has(FIN) => FinBackend,
+        ForwardedSyn | Forwarded if has(FIN) && !has(SYN) => ForwardedFin,
+        ForwardedSyn if has(ACK) && !has(SYN) => Forwarded,
         FinClient if !from_client && has(FIN) => Closing,
         FinBackend if from_client && has(FIN) => Closing,
         other => other,
@@ -103,10 +133,11 @@ pub(crate) fn next(state: FlowState, from_client: bool, flags: Option<u8>) -> Fl
 /// Seconds of silence after which it is over.
 pub(crate) fn time_limit(state: FlowState) -> u32 {
     match state {
-        FlowState::SynSent | FlowState::SynReceived => timeout::TCP_SYN,
+        FlowState::SynSent | FlowState::SynReceived | FlowState::ForwardedSyn => timeout::TCP_SYN,
         FlowState::Closing => timeout::TCP_CLOSING,
+        FlowState::ForwardedFin => timeout::TCP_FORWARDED_FIN,
         FlowState::UdpOneWay => timeout::UDP_ONE_WAY,
-        FlowState::UdpAnswered => timeout::UDP,
+        FlowState::UdpAnswered | FlowState::ForwardedUdp => timeout::UDP,
         _ => TCP_IDLE,
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Operation {
     /// from the backend, which is that of the flow, or if there is none the one of this number; with `first`, XDP sees the error first, or
     /// egress instead of ingress if it comes from the node.
     Error { key: Key, backend: usize, reply: bool, router: bool, first: bool },
+    /// Another node forwards a client's packet to a backend of this one, whose number is 0 or 1; it matters only to some frontends.
+    Forwarded { key: Key, backend: usize, flags: u8, payload: u8, shape: Shape },
     /// Seconds pass.
     Wait(u32),
     /// The agent sweeps.
@@ -52,7 +54,10 @@ impl Operation {
     /// Whether it matters to this frontend, as far as can be told without what was before: frontends may share backends.
     pub(crate) fn is_about(&self, frontend: usize) -> bool {
         match self {
-            Self::Client { key, .. } | Self::Backend { key, .. } | Self::Error { key, .. } => key.2 == frontend,
+            Self::Client { key, .. }
+            | Self::Backend { key, .. }
+            | Self::Forwarded { key, .. }
+            | Self::Error { key, .. } => key.2 == frontend,
             Self::Backing { index, .. } | Self::Renew { index } => world::frontend_of(*index) == frontend,
             Self::Frontend(other) | Self::Admit { frontend: other, .. } => *other == frontend,
             Self::Wait(_) | Self::Sweep | Self::Restart => true,
@@ -88,7 +93,8 @@ pub(crate) fn random(seed: u64, count: usize, restarts: u64) -> Vec<Operation> {
 
 fn one(rng: &mut Rng) -> Operation {
     match rng.u32(0..1000) {
-        0..500 => client(rng),
+        0..40 => forwarded(rng),
+        40..500 => client(rng),
         500..915 => backend(rng),
         915..940 => Operation::Error {
             key: key(rng),
@@ -117,6 +123,13 @@ pub(crate) fn client(rng: &mut Rng) -> Operation {
     let flags = if rng.u32(0..20) == 0 { rng.choice(odd) } else { rng.choice(FLAGS) };
     let (key, shape) = (key(rng), shape(rng));
     Operation::Client { key, flags: flags.unwrap_or(SYN), payload: payload(rng, shape), shape, xdp: rng.bool() }
+}
+
+/// Some packet of a client that comes from another node.
+fn forwarded(rng: &mut Rng) -> Operation {
+    let Operation::Client { key: (client, port, _), flags, payload, shape, .. } = client(rng) else { unreachable!() };
+    let frontend = rng.usize(world::NATTED..world::FRONTENDS);
+    Operation::Forwarded { key: (client, port, frontend), backend: rng.usize(0..2), flags, payload, shape }
 }
 
 /// Some packet of a backend.

@@ -15,7 +15,7 @@ use lb_ebpf::env::Hook;
 use crate::{
     errors::IcmpError,
     frames::{ACK, Datagram, Part, RST, SYN, Shape},
-    life::{Choice, Fate, Flow, Key, Presence, Trail, next, time_limit},
+    life::{Carried, Choice, Fate, Flow, Key, Presence, Trail, next, time_limit},
     world::{self, Condition, Selection},
 };
 
@@ -66,6 +66,10 @@ pub(crate) struct Model {
     trails: HashMap<Pieces, Trail>,
     /// Fragments that followed one.
     pub(crate) followed: u64,
+    /// Packets of unknown flows that were forwarded by the ring.
+    pub(crate) picked_up: u64,
+    /// Packets that came from another node.
+    pub(crate) received: u64,
 }
 
 /// New connections that count still: each second as many are forgotten as may come.
@@ -105,8 +109,27 @@ impl Model {
             outside: HashSet::new(),
             trails: HashMap::new(),
             followed: 0,
+            picked_up: 0,
+            received: 0,
             conditions,
         }
+    }
+
+    /// A packet that another node has forwarded to the backend of this index.
+    pub(crate) fn node_sends(
+        &mut self,
+        key: Key,
+        packet: Datagram,
+        target: u32,
+        choice: &dyn Fn() -> Option<Choice>,
+    ) -> Result<Fate, String> {
+        if self.presence[key.2] != Presence::Live {
+            return Ok(Fate::Passes);
+        }
+        self.received += 1;
+        let fate = self.send(key, packet, false, Some(target), choice)?;
+        // Nobody else is to see it.
+        Ok(if matches!(fate, Fate::Passes | Fate::Forwarded(..)) { self.drop(DropReason::StaleTable) } else { fate })
     }
 
     /// A client's packet at a hook; `choice` says what the programs chose for the flow, if it is new.
@@ -117,6 +140,22 @@ impl Model {
         xdp: bool,
         choice: &dyn Fn() -> Option<Choice>,
     ) -> Result<Fate, String> {
+        self.send(key, packet, xdp, None, choice)
+    }
+
+    fn drop(&mut self, reason: DropReason) -> Fate {
+        *self.drops.entry(reason).or_default() += 1;
+        Fate::Drops
+    }
+
+    fn send(
+        &mut self,
+        key: Key,
+        packet: Datagram,
+        xdp: bool,
+        target: Option<u32>,
+        choice: &dyn Fn() -> Option<Choice>,
+    ) -> Result<Fate, String> {
         if let Part::Later(id) = packet.shape.part {
             return Ok(if xdp { Fate::Passes } else { self.follow(packet, id, false) });
         }
@@ -124,18 +163,26 @@ impl Model {
             return Ok(Fate::Passes);
         }
         let opens = packet.flags.is_none_or(|flags| flags & (SYN | ACK | RST) == SYN);
-        if opens && self.flows.get(&key).is_some_and(|flow| self.is_over(flow)) {
+        let returns = |flow: &Flow| flow.forwarded && target.is_some();
+        if opens && self.flows.get(&key).is_some_and(|flow| returns(flow) || self.is_over(flow)) {
             self.set(key, FlowState::Free, false);
         }
-        if !self.flows.contains_key(&key) {
-            let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, choice)? };
+        if !opens
+            && target.is_none()
+            && !self.flows.contains_key(&key)
+            && let Some(backend) = self.picked_up(key)
+        {
+            self.picked_up += 1;
+            return Ok(self.forward(key, packet, backend));
+        }
+        if self.flows.get(&key).is_none_or(returns) {
+            let reason = if !opens { Some(DropReason::NoFlow) } else { self.open(key, target, choice)? };
             if let Some(reason) = reason {
                 let unknown = reason == DropReason::NoFlow && is_answered(packet);
                 if unknown || matches!(reason, DropReason::NoBackend | DropReason::BackendsFull) {
                     return Ok(self.refuse(reason, xdp));
                 }
-                *self.drops.entry(reason).or_default() += 1;
-                return Ok(Fate::Drops);
+                return Ok(self.drop(reason));
             }
         }
         let flow = self.flows[&key];
@@ -149,6 +196,9 @@ impl Model {
             return Ok(Fate::Passes);
         }
         self.see(key, true, packet.flags);
+        if flow.forwarded {
+            return Ok(self.forward(key, packet, flow.backend));
+        }
         let traffic = &mut self.traffic[flow.backend as usize];
         traffic.packets_in += 1;
         traffic.bytes_in += packet.ip_bytes();
@@ -162,10 +212,29 @@ impl Model {
         Ok(Fate::Becomes(to))
     }
 
+    /// The backend of another node that the ring gives a client, whatever is known of it here.
+    fn picked_up(&mut self, key: Key) -> Option<u32> {
+        let by_hash = matches!(world::algorithm(key.2), Algorithm::IpHash | Algorithm::Maglev);
+        if !world::forwards(key.2) || !by_hash || self.selections[key.2].len == 0 {
+            return None;
+        }
+        self.expected(key).first().copied().filter(|backend| !world::is_local(*backend))
+    }
+
+    /// Its backend's node counts it.
+    fn forward(&mut self, key: Key, packet: Datagram, backend: u32) -> Fate {
+        if let Part::First(id) = packet.shape.part {
+            let (src, dst) = (packet.src, packet.dst);
+            let trail = Trail { src, dst, backend, out: false, forwarded: Some(key.2), seen: self.now, id };
+            self.trails.insert(pieces(packet, id), trail);
+        }
+        Fate::Forwarded(Carried::Packet(Datagram { ttl: packet.ttl - 1, ..packet }), backend, key.2)
+    }
+
     /// The fragments that follow this one will go where it went.
     fn leave_trail(&mut self, packet: Datagram, to: Datagram, backend: u32, out: bool) {
         if let Part::First(id) = packet.shape.part {
-            let trail = Trail { src: to.src, dst: to.dst, backend, out, seen: self.now, id };
+            let trail = Trail { src: to.src, dst: to.dst, backend, out, forwarded: None, seen: self.now, id };
             self.trails.insert(pieces(packet, id), trail);
         }
     }
@@ -178,7 +247,7 @@ impl Model {
         trail.id = given;
         let alike = |(of, other): &(&Pieces, &Trail)| {
             let same = (other.src.ip(), other.dst.ip(), other.id) == (trail.src.ip(), trail.dst.ip(), given);
-            same && of.3 == pieces.3 && now - other.seen <= FRAGMENT_TIME
+            same && of.3 == pieces.3 && now - other.seen <= FRAGMENT_TIME && other.forwarded.is_none()
         };
         if let Some(other) = self.trails.iter().find(alike) {
             return Err(format!("{trail:?} has the number of {other:?}"));
@@ -194,6 +263,10 @@ impl Model {
             return Fate::Passes;
         }
         self.followed += 1;
+        if let Some(frontend) = trail.forwarded {
+            let packet = Carried::Packet(Datagram { ttl: packet.ttl - 1, ..packet });
+            return Fate::Forwarded(packet, trail.backend, frontend);
+        }
         let traffic = &mut self.traffic[trail.backend as usize];
         let (packets, bytes) = match trail.out {
             true => (&mut traffic.packets_out, &mut traffic.bytes_out),
@@ -245,6 +318,9 @@ impl Model {
         let Some(flow) = self.flows.get(&key).filter(|_| self.presence[key.2] == Presence::Live) else {
             return Fate::Passes;
         };
+        if flow.forwarded {
+            return Fate::Forwarded(Carried::Error(IcmpError { ttl: error.ttl - 1, ..error }), flow.backend, key.2);
+        }
         let endpoint = world::endpoint(flow.backend).socket();
         let src = if flow.port.is_some() { world::source(flow.backend) } else { error.src };
         let to = self.peer(key);
@@ -264,7 +340,7 @@ impl Model {
     pub(crate) fn sweep(&mut self) -> (u64, u64) {
         let (mut expired, mut forgotten) = (0, 0);
         for (key, flow) in self.flows.clone() {
-            let udp = matches!(flow.state, FlowState::UdpOneWay | FlowState::UdpAnswered);
+            let udp = matches!(flow.state, FlowState::UdpOneWay | FlowState::UdpAnswered | FlowState::ForwardedUdp);
             let removed = self.conditions[flow.backend as usize].state == BackendState::Removed;
             if self.now - flow.last > time_limit(flow.state) {
                 expired += 1;
@@ -297,7 +373,7 @@ impl Model {
         Recount {
             active: count(FlowState::is_active),
             pending: count(FlowState::is_pending),
-            closing: count(|state| state == FlowState::Closing),
+            closing: count(|state| state == FlowState::Closing || state.is_forwarded()),
         }
     }
 
@@ -320,18 +396,29 @@ impl Model {
         let condition = self.conditions[flow.backend as usize];
         let state = condition.state;
         match flow.state {
-            FlowState::Closing => true,
+            FlowState::Closing | FlowState::ForwardedFin => true,
             // Not the SYN itself, which tc sees after XDP: where all are unhealthy they are used.
-            FlowState::SynSent if state == BackendState::Unhealthy => flow.last < self.now,
-            FlowState::SynSent => state == BackendState::Removed,
-            FlowState::UdpOneWay | FlowState::UdpAnswered => state == BackendState::Removed,
+            FlowState::SynSent | FlowState::ForwardedSyn if state == BackendState::Unhealthy => flow.last < self.now,
+            FlowState::SynSent | FlowState::ForwardedSyn => state == BackendState::Removed,
+            FlowState::UdpOneWay | FlowState::UdpAnswered | FlowState::ForwardedUdp => state == BackendState::Removed,
             _ => condition.is_gone(),
         }
     }
 
-    fn open(&mut self, key: Key, choice: &dyn Fn() -> Option<Choice>) -> Result<Option<DropReason>, String> {
+    fn open(
+        &mut self,
+        key: Key,
+        target: Option<u32>,
+        choice: &dyn Fn() -> Option<Choice>,
+    ) -> Result<Option<DropReason>, String> {
         if world::has_ranges(key.2) && self.outside.contains(&(key.0, key.2)) {
             return Ok(Some(DropReason::SourceRange));
+        }
+        if let Some(target) = target {
+            if self.conditions[target as usize].state == BackendState::Removed {
+                return Ok(Some(DropReason::NoBackend));
+            }
+            return self.begin(key, &[target], choice).map(|()| None);
         }
         if self.selections[key.2].len == 0 {
             let waits = world::waits_for_another_node(key.2);
@@ -344,6 +431,10 @@ impl Model {
         if let Some(reason) = self.comes_too_early(key) {
             return Ok(Some(reason));
         }
+        self.begin(key, &expected, choice).map(|()| None)
+    }
+
+    fn begin(&mut self, key: Key, expected: &[u32], choice: &dyn Fn() -> Option<Choice>) -> Result<(), String> {
         let chosen = choice().ok_or_else(|| format!("{key:?}: no flow was made"))?;
         if !expected.contains(&chosen.backend) {
             return Err(format!("{key:?}: backend {} was chosen, not one of {expected:?}", chosen.backend));
@@ -352,14 +443,24 @@ impl Model {
             let incarnation = self.conditions[chosen.backend as usize].incarnation;
             self.affinity.insert(key.0, (chosen.backend, incarnation, self.now));
         }
-        self.check_port(key, chosen)?;
+        let forwarded = world::forwards(key.2) && !world::is_local(chosen.backend);
+        if !forwarded {
+            self.check_port(key, chosen)?;
+        }
         self.masked_local += u64::from(world::is_local(chosen.backend) && chosen.port.is_some());
-        let state = if world::vip(key.2).protocol == 6 { FlowState::SynSent } else { FlowState::UdpOneWay };
-        self.flows
-            .insert(key, Flow { backend: chosen.backend, state: FlowState::Free, last: self.now, port: chosen.port });
-        self.replies.insert((world::endpoint(chosen.backend), self.peer(key)), key);
+        let state = match (world::vip(key.2).protocol == 6, forwarded) {
+            (true, false) => FlowState::SynSent,
+            (true, true) => FlowState::ForwardedSyn,
+            (false, false) => FlowState::UdpOneWay,
+            (false, true) => FlowState::ForwardedUdp,
+        };
+        let Choice { backend, port } = chosen;
+        self.flows.insert(key, Flow { backend, state: FlowState::Free, last: self.now, port, forwarded });
+        if !forwarded {
+            self.replies.insert((world::endpoint(backend), self.peer(key)), key);
+        }
         self.set(key, state, false);
-        Ok(None)
+        Ok(())
     }
 
     /// The backends that a new flow may get: the selected one or, if that is full, any other that is not.
@@ -450,10 +551,12 @@ impl Model {
         ever.closed += u64::from(ends);
         ever.resets += u64::from(ends && reset);
         flow.state = state;
-        let endpoint = world::endpoint(flow.backend);
+        let (endpoint, forwarded) = (world::endpoint(flow.backend), flow.forwarded);
         self.met.insert(state as u8);
         if state == FlowState::Free {
-            self.replies.remove(&(endpoint, self.peer(key)));
+            if !forwarded {
+                self.replies.remove(&(endpoint, self.peer(key)));
+            }
             self.flows.remove(&key);
         }
     }

@@ -7,7 +7,10 @@ use lb_common::{
     Bucket, Flow, FlowState, Settings,
     flow::{WAYS, meta_state},
 };
-use lb_ebpf::env::{Limits, Table};
+use lb_ebpf::{
+    env::{Limits, Table},
+    table::FORWARDED,
+};
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
@@ -48,18 +51,19 @@ impl Dump {
         Ok(())
     }
 
-    /// No key twice, and entries in pairs that name each other.
+    /// No key twice, and entries in pairs that name each other; those of flows that are forwarded are alone.
     pub(crate) fn check_links(&self) -> Result<()> {
         self.check_keys()?;
         let replies: HashMap<u32, &Entry> = self.reply.iter().map(|entry| (entry.slot, entry)).collect();
-        for entry in &self.forward {
+        let paired = || self.forward.iter().filter(|entry| entry.flow.link != FORWARDED);
+        for entry in paired() {
             let reply = replies.get(&entry.flow.link);
             ensure!(
                 reply.is_some_and(|reply| reply.flow.link == entry.slot && reply.flow.backend == entry.flow.backend),
                 "{entry:?} names {reply:?}"
             );
         }
-        ensure!(self.reply.len() == self.forward.len(), "{} of {}", self.reply.len(), self.forward.len());
+        ensure!(self.reply.len() == paired().count(), "{} of {}", self.reply.len(), paired().count());
         Ok(())
     }
 }

@@ -156,6 +156,7 @@ pub(crate) fn options() -> Options {
         tcp_idle: TCP_IDLE,
         delivery_stack: false,
         reset_orphaned: true,
+        dsr_port: lb_common::dsr::DEFAULT_PORT,
         bpf_log: false,
         flow_seed: 0x5eed,
         test_clock: true,

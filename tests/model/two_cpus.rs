@@ -95,10 +95,10 @@ fn send(mut sender: Sender<'_>, cpu: usize, seed: u64) -> Result<Tally> {
         // So few flows that both CPUs are always at the same ones.
         match operation {
             Operation::Client { key: (c, _, f), flags, payload, xdp, .. } => {
-                sender.client((c % 2, 0, f), flags, payload, xdp)?
+                sender.client((c % 2, 0, f % world::NATTED), flags, payload, xdp)?
             }
             Operation::Backend { key: (c, _, f), flags, payload, .. } => {
-                sender.backend((c % 2, 0, f), flags, payload)?
+                sender.backend((c % 2, 0, f % world::NATTED), flags, payload)?
             }
             _ => {}
         }

@@ -10,12 +10,17 @@ use lb_agent::{
 };
 use lb_common::{
     Algorithm, Backend, BackendState, Frontend, Protocol, SocketKey, Vip,
-    backend::{BACKEND_GONE, BACKEND_LOCAL},
-    service::{FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, FRONTEND_RANGES, VIP_LIVE, VIP_REMOVED},
+    backend::{BACKEND_GONE, BACKEND_LOCAL, BACKEND_TARGET},
+    service::{
+        FRONTEND_AFFINITY, FRONTEND_DROP_OUTSIDE, FRONTEND_FORWARDS, FRONTEND_RANGES, VIP_FORWARDS, VIP_LIVE,
+        VIP_REMOVED,
+    },
 };
 
 /// Frontends, each of a service of its own.
-pub(crate) const FRONTENDS: usize = 6;
+pub(crate) const FRONTENDS: usize = 8;
+/// The first so many reach other nodes by full NAT, the others forward.
+pub(crate) const NATTED: usize = 6;
 /// Backends of each; the first two are on the node.
 pub(crate) const BACKENDS: usize = 4;
 /// Backends of all.
@@ -40,6 +45,8 @@ pub(crate) fn vip(frontend: usize) -> SocketKey {
         (false, 80, Protocol::Tcp),
         (false, 53, Protocol::Udp),
         (true, 54, Protocol::Udp),
+        (true, 82, Protocol::Tcp),
+        (false, 55, Protocol::Udp),
     ][frontend];
     SocketKey::new(SocketAddr::new(address(v4, 99, 1), port), protocol)
 }
@@ -47,12 +54,17 @@ pub(crate) fn vip(frontend: usize) -> SocketKey {
 /// A frontend's algorithm.
 pub(crate) fn algorithm(frontend: usize) -> Algorithm {
     use Algorithm::{IpHash, LeastConnections, Maglev, Random, RoundRobin, WeightedRoundRobin};
-    [Maglev, LeastConnections, Random, WeightedRoundRobin, IpHash, RoundRobin][frontend]
+    [Maglev, LeastConnections, Random, WeightedRoundRobin, IpHash, RoundRobin, Maglev, LeastConnections][frontend]
 }
 
 /// Whether clients stay with their backend.
 pub(crate) fn has_affinity(frontend: usize) -> bool {
     frontend == 1
+}
+
+/// Whether packets are forwarded to backends of other nodes.
+pub(crate) fn forwards(frontend: usize) -> bool {
+    frontend >= NATTED
 }
 
 /// Whether a frontend without a backend drops what comes from outside, because there are some elsewhere.
@@ -62,12 +74,12 @@ pub(crate) fn waits_for_another_node(frontend: usize) -> bool {
 
 /// Whether only admitted clients may use a frontend.
 pub(crate) fn has_ranges(frontend: usize) -> bool {
-    frontend.is_multiple_of(4)
+    frontend < NATTED && frontend.is_multiple_of(4)
 }
 
 /// What a frontend's service limits: connections of a backend, new ones a second of a client, and of all; 0: any number.
 pub(crate) fn limits(frontend: usize) -> [u32; 3] {
-    [[0; 3], [0; 3], [0, 1, 0], [4, 0, 0], [0, 3, 0], [0, 0, 2]][frontend]
+    [[0; 3], [0; 3], [0, 1, 0], [4, 0, 0], [0, 3, 0], [0, 0, 2], [0; 3], [0; 3]][frontend]
 }
 
 /// A client's socket, of the family of a frontend.
@@ -189,7 +201,9 @@ pub(crate) fn backend(index: u32, condition: Condition) -> [Write; 2] {
         source: source(index).into(),
         port: key.port,
         protocol: key.protocol,
-        flags: if is_local(index) { BACKEND_LOCAL } else { 0 } | if condition.is_gone() { BACKEND_GONE } else { 0 },
+        flags: if is_local(index) { BACKEND_LOCAL } else { 0 }
+            | if is_local(index) && forwards(frontend_of(index)) { BACKEND_TARGET } else { 0 }
+            | if condition.is_gone() { BACKEND_GONE } else { 0 },
         effective_weight: weight(index),
         weight: weight(index),
         endpoint: id,
@@ -225,7 +239,8 @@ pub(crate) fn limited(
         algorithm: algorithm(frontend) as u8,
         flags: if has_affinity(frontend) { FRONTEND_AFFINITY } else { 0 }
             | if waits_for_another_node(frontend) { FRONTEND_DROP_OUTSIDE } else { 0 }
-            | if has_ranges(frontend) { FRONTEND_RANGES } else { 0 },
+            | if has_ranges(frontend) { FRONTEND_RANGES } else { 0 }
+            | if forwards(frontend) { FRONTEND_FORWARDS } else { 0 },
         zero: 0,
         max_connections,
         client_rate,
@@ -233,9 +248,13 @@ pub(crate) fn limited(
     };
     [
         Write::PutSlots(offset, selection.slots.clone()),
-        Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_LIVE, measured: 0 }),
+        Write::PutVip(frontend as u32, vip_record(frontend, VIP_LIVE)),
         Write::PutFrontend(vip(frontend), record),
     ]
+}
+
+fn vip_record(frontend: usize, live: u16) -> Vip {
+    Vip { key: vip(frontend), live, flags: if forwards(frontend) { VIP_FORWARDS } else { 0 } }
 }
 
 /// The write that admits a client to a frontend, or does so no longer.
@@ -255,8 +274,5 @@ pub(crate) fn all_admitted() -> Vec<Write> {
 
 /// The writes that remove a frontend; a sweep forgets its flows.
 pub(crate) fn no_frontend(frontend: usize) -> [Write; 2] {
-    [
-        Write::DeleteFrontend(vip(frontend)),
-        Write::PutVip(frontend as u32, Vip { key: vip(frontend), live: VIP_REMOVED, measured: 0 }),
-    ]
+    [Write::DeleteFrontend(vip(frontend)), Write::PutVip(frontend as u32, vip_record(frontend, VIP_REMOVED))]
 }

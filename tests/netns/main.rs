@@ -5,6 +5,7 @@ mod change;
 mod counting;
 mod delivery;
 mod echo;
+mod forwarding;
 mod fragments;
 mod hooks;
 mod interfaces;

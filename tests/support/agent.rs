@@ -39,6 +39,8 @@ pub fn binary() -> Result<PathBuf> {
 pub struct Options {
     /// The program; [`binary`] where none is given.
     pub binary: Option<PathBuf>,
+    /// `--node-name`.
+    pub node_name: String,
     /// `--interface`.
     pub interfaces: Vec<String>,
     /// `--datapath`.
@@ -55,6 +57,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             binary: None,
+            node_name: NODE_NAME.to_owned(),
             interfaces: vec![UPLINK.to_owned()],
             datapath: "auto".to_owned(),
             metrics: "127.0.0.1:9100".to_owned(),
@@ -124,9 +127,20 @@ impl<'a> Agent<'a> {
 
     /// All but starting it.
     pub fn prepare(topology: &'a Topology, manifests: &'a Manifests, options: Options) -> Result<Self> {
+        Self::prepare_on(&topology.node, manifests, options)
+    }
+
+    /// Starts it on some node and waits until it is ready.
+    pub fn start_on(node: &'a Namespace, manifests: &'a Manifests, options: Options) -> Result<Self> {
+        let mut agent = Self::prepare_on(node, manifests, options)?;
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    fn prepare_on(node: &'a Namespace, manifests: &'a Manifests, options: Options) -> Result<Self> {
         let folder = env::temp_dir().join(unique_name("agent"));
         fs::create_dir(&folder)?;
-        Ok(Self { node: &topology.node, manifests, options, pins: PinFolder::new("test")?, folder, running: None })
+        Ok(Self { node, manifests, options, pins: PinFolder::new("test")?, folder, running: None })
     }
 
     /// Starts it (again) and waits until it is ready.
@@ -160,7 +174,8 @@ impl<'a> Agent<'a> {
     pub fn run_command_with(&self, options: &Options) -> Result<Command> {
         let mut command = self.node.command(self.binary()?)?;
         command.arg("run").arg("--manifests").arg(self.manifests.path()).arg("--pin-path").arg(self.pins.path());
-        command.args(["--node-name", NODE_NAME, "--datapath", &options.datapath, "--metrics-listen", &options.metrics]);
+        let Options { node_name, datapath, metrics, .. } = options;
+        command.args(["--node-name", node_name, "--datapath", datapath, "--metrics-listen", metrics]);
         command.args(options.interfaces.iter().flat_map(|interface| ["--interface", interface])).args(&options.extra);
         // Found by itself it would be the machine's root cgroup, with every process of the machine in it.
         if !options.extra.iter().any(|argument| ["--cgroup", "--socket-lb"].contains(&argument.as_str())) {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     namespace::unique_name,
-    topology::{Host, NODE_NAME, SERVER_PORT},
+    topology::{Host, NODE_NAME, OTHER_NODE_NAME, SERVER_PORT},
 };
 
 /// A folder of manifests; dropping it removes it.
@@ -210,7 +210,7 @@ impl Service {
             "addressType: {kind}\nports:\n- {{name: tcp, port: {port}, protocol: TCP}}\n- {{name: udp, port: {port}, protocol: UDP}}\nendpoints:\n"
         );
         for endpoint in self.endpoints.iter().filter(|e| e.address.is_ipv4() == v4 && e.weight == weight) {
-            let node = if endpoint.local { NODE_NAME } else { "node-b" };
+            let node = if endpoint.local { NODE_NAME } else { OTHER_NODE_NAME };
             let ready = !endpoint.terminating && !endpoint.resting;
             let conditions = format!("ready: {ready}, serving: true, terminating: {}", endpoint.terminating);
             _ = writeln!(

@@ -30,6 +30,8 @@ pub const FAR_UPLINK: &str = "up1";
 pub const SERVER_PORT: u16 = 8080;
 /// The node's name, given to `weir` and in endpoints of local servers.
 pub const NODE_NAME: &str = "node-a";
+/// The name in endpoints of remote servers.
+pub const OTHER_NODE_NAME: &str = "node-b";
 
 /// What to build.
 #[derive(Clone, Copy, Debug, Default)]

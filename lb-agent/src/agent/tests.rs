@@ -6,7 +6,7 @@ use lb_common::{
     Algorithm, BackendLoad, BackendState, Protocol, SocketKey,
     counters::Recount,
     request::{Measure, Request},
-    service::{FRONTEND_MEASURED, FRONTEND_WAKES},
+    service::{FRONTEND_MEASURED, FRONTEND_WAKES, VIP_MEASURED},
 };
 use tokio::task::JoinHandle;
 
@@ -352,7 +352,7 @@ fn measuring(fake: &Fake) -> (Vec<u32>, bool, bool) {
     let tables = fake.tables().unwrap();
     let frontends = tables.frontends.values().all(|frontend| frontend.flags & FRONTEND_MEASURED != 0);
     let idle = tables.backends.values().map(|backend| backend.response_idle).collect();
-    (idle, frontends, tables.vips.values().all(|vip| vip.measured == 1))
+    (idle, frontends, tables.vips.values().all(|vip| vip.flags == VIP_MEASURED))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{ArgAction, ValueEnum};
-use lb_common::{Algorithm, abi::timeout};
+use lb_common::{Algorithm, abi::timeout, dsr};
 use tracing_subscriber::EnvFilter;
 
 use super::Error;
@@ -92,6 +92,9 @@ pub struct RunArgs {
     /// the others on
     #[arg(long, value_name = "true|false", default_value_t = true, action = ArgAction::Set)]
     pub reset_orphaned: bool,
+    /// UDP port by which nodes forward to each other for Services with weir.dev/forwarding: dsr, the same on all nodes; 0: they use full NAT
+    #[arg(long, value_name = "PORT", default_value_t = dsr::DEFAULT_PORT)]
+    pub dsr_port: u16,
     /// Source ports towards backends on other nodes
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
     pub snat_ports: (u16, u16),
@@ -272,6 +275,7 @@ fn options(args: &RunArgs, pin_path: &Path) -> Options {
         tcp_idle: args.tcp_idle.as_secs() as u32,
         delivery_stack: false,
         reset_orphaned: args.reset_orphaned,
+        dsr_port: args.dsr_port,
         bpf_log: args.bpf_log,
         flow_seed: seed(),
         test_clock: false,
@@ -346,7 +350,8 @@ mod tests {
         let args = parse("--manifests m --socket-lb off").unwrap();
         assert_eq!((args.datapath, args.default_algorithm), (DatapathArg::Auto, Algorithm::Maglev));
         assert_eq!((args.snat_ports, args.tcp_idle.as_secs()), ((61000, 65535), u64::from(timeout::TCP_IDLE)));
-        assert!(options(&args, Path::new("/pins")).reset_orphaned);
+        let options = options(&args, Path::new("/pins"));
+        assert_eq!((options.reset_orphaned, options.dsr_port), (true, dsr::DEFAULT_PORT));
         let config = config(args, "/pins".into()).unwrap();
         assert!(config.interfaces.is_empty() && config.metrics_listen.is_none() && !config.node_name.is_empty());
     }
@@ -356,11 +361,12 @@ mod tests {
         let args = parse(
             "--manifests m --interface a --interface b --datapath xdp-generic --delivery stack --metrics-listen [::1]:9 --node-name n \
              --scale-command \"scale 'my app'\" --default-algorithm random --nodeport-addresses primary --tcp-idle 5m --snat-ports 50000-50010 \
-             --flow-table-size 4096 --max-slots 2048 --reset-orphaned false --bpf-log --socket-lb off",
+             --flow-table-size 4096 --max-slots 2048 --reset-orphaned false --dsr-port 7000 --bpf-log --socket-lb off",
         )
         .unwrap();
         let options = options(&args, Path::new("/pins"));
         assert_eq!((options.tcp_idle, options.snat_ports, options.flow_table_size), (300, (50000, 50010), 4096));
+        assert_eq!(options.dsr_port, 7000);
         assert!(
             options.bpf_log && !options.reset_orphaned && options.sizes == Sizes { slots: 2048, ..Sizes::default() }
         );
@@ -399,6 +405,7 @@ mod tests {
             ("--manifests m --nodeport-addresses eth0", "use primary, or networks"),
             ("--manifests m --flow-table-size 1", "512"),
             ("--manifests m --reset-orphaned maybe", "true, false"),
+            ("--manifests m --dsr-port 70000", "0..=65535"),
         ];
         for (arguments, word) in cases {
             let error = parse(arguments).unwrap_err();

@@ -164,7 +164,7 @@ pub(super) mod sample {
             [(0, "10.0.0.1:80", 1, 0, 0), (1, "[fd00::1]:80", 1, 0, 0), (2, "10.0.0.2:53/UDP", 2, 8, FRONTEND_AFFINITY)]
         {
             tables.frontends.insert(key(text), frontend(id, service, offset, flags));
-            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE, measured: 0 });
+            tables.vips.insert(id, Vip { key: key(text), live: VIP_LIVE, flags: 0 });
         }
         tables.slots.insert(0, vec![0, 1, 0, 0, 1]);
         tables.slots.insert(8, vec![3; 5]);

@@ -19,6 +19,8 @@ use aya::{
 use lb_common::{
     ABI_VERSION, Backend, BackendLoad, DropReason, Settings, SocketKey, Traffic,
     abi::{RepairRequest, SWEEP_BATCH, SweepRequest, SweepResult},
+    backend::BACKEND_TARGET,
+    dsr::Target,
     names::{Name, map, program},
 };
 
@@ -51,6 +53,8 @@ pub struct Options {
     pub delivery_stack: bool,
     /// Whether TCP packets of no flow, or to a backend that is gone, are answered with a reset.
     pub reset_orphaned: bool,
+    /// The UDP port by which nodes forward to each other; 0: they do not.
+    pub dsr_port: u16,
     /// Whether rare events are logged.
     pub bpf_log: bool,
     /// Seed of the flow hash of new maps: random.
@@ -274,7 +278,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
     let v6_flag = if knows_flag { BPF_F_IPV6 } else { 0 };
     let (log, test_clock) = (u32::from(options.bpf_log), u32::from(options.test_clock));
     let (delivery_stack, reset_orphaned) = (u32::from(options.delivery_stack), u32::from(options.reset_orphaned));
-    let sizes = options.sizes;
+    let (sizes, dsr_port) = (options.sizes, options.dsr_port.to_be());
     let [bytes_acked, bytes_received, segs_out, segs_in] = btf::tcp_counts();
     let mut loader = EbpfLoader::new();
     loader
@@ -292,6 +296,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
         .override_global("TEST_CLOCK", &test_clock, true)
         .override_global("DELIVERY_STACK", &delivery_stack, true)
         .override_global("RESET_ORPHANED", &reset_orphaned, true)
+        .override_global("DSR_PORT", &dsr_port, true)
         .map_max_entries(map::FLOWS, settings.bucket_mask + 1)
         .map_max_entries(map::REPLIES, settings.bucket_mask + 1)
         .map_max_entries(map::SLOTS, sizes.slots)
@@ -299,7 +304,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
     for name in [map::FRONTENDS, map::VIPS, map::CURSORS, map::KNOCKS, map::RATES] {
         loader.map_max_entries(name, sizes.frontends);
     }
-    for name in [map::BACKENDS, map::ENDPOINTS, map::LOADS, map::TRAFFIC, map::RECOUNTS] {
+    for name in [map::BACKENDS, map::ENDPOINTS, map::TARGETS, map::LOADS, map::TRAFFIC, map::RECOUNTS] {
         loader.map_max_entries(name, sizes.backends);
     }
     for name in map::PINNED {
@@ -397,7 +402,22 @@ impl Pinned {
             self.clear_counters(index)?;
         }
         self.put_measure(index, &old, backend)?;
+        self.put_target(index, &old, backend)?;
         self.backends.set(index, backend, 0).map_err(failed(map::BACKENDS, "write"))
+    }
+
+    /// Has other nodes find the backend of an index. Its endpoint has no other backend of the same service.
+    fn put_target(&mut self, index: u32, old: &Backend, new: &Backend) -> Result<(), Error> {
+        let of = |backend: &Backend| {
+            let Backend { endpoint, service, .. } = *backend;
+            (backend.flags & BACKEND_TARGET != 0).then_some(Target { endpoint, service })
+        };
+        if let Some(target) = of(old).filter(|target| of(new) != Some(*target)) {
+            ignore_missing(self.targets.remove(&target)).map_err(failed(map::TARGETS, "delete"))?;
+        }
+        // Also where it should be there already: an agent may have died between the two maps.
+        let write = |target| self.targets.insert(target, index, 0).map_err(failed(map::TARGETS, "write"));
+        of(new).map_or(Ok(()), write)
     }
 
     fn put_slots(&self, offset: u32, slots: &[u64]) -> Result<(), Error> {

@@ -65,11 +65,11 @@ pub struct Capacity {
 /// One change of the maps. [`Write::apply`] says what it does to an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Writes an element of `backends`, and makes or deletes its element of `measures` as that says. An index is given to another backend only while both its counts are 0 and no table names it;
+    /// Writes an element of `backends`, and makes or deletes its elements of `measures` and `targets` as that says. An index is given to another backend only while both its counts are 0 and no table names it;
     /// giving it away zeroes its `loads` and `traffic`.
     PutBackend(u32, Backend),
     /// Frees an element of `backends`: no flow and no table names it. Zeroes `backends`, `loads`, `traffic`, and
-    /// deletes its element of `measures`.
+    /// deletes its elements of `measures` and `targets`.
     FreeBackend(u32),
     /// Writes an element of `endpoints`.
     PutEndpoint(SocketKey, u32),

@@ -7,7 +7,7 @@ use lb_common::Algorithm;
 
 use crate::{
     balance::maglev,
-    model::{Feedback, HealthCheck, Probe},
+    model::{Feedback, Forwarding, HealthCheck, Probe},
 };
 
 /// How a backend is selected.
@@ -16,6 +16,8 @@ pub const ALGORITHM: &str = "weir.dev/algorithm";
 pub const WEIGHT: &str = "weir.dev/weight";
 /// Cilium's name for the same, honoured where ours is absent.
 pub const CILIUM_WEIGHT: &str = "service.cilium.io/weight";
+/// How clients outside reach backends of other nodes.
+pub const FORWARDING: &str = "weir.dev/forwarding";
 /// What moves the weights.
 pub const FEEDBACK: &str = "weir.dev/feedback";
 /// What is measured beside connections, packets and bytes.
@@ -88,6 +90,15 @@ pub fn feedback(value: &str) -> Result<Feedback, Invalid> {
         "inflight" => Ok(Feedback::InFlight),
         "latency" => Ok(Feedback::Latency),
         _ => invalid("no such feedback", "use none, connections, inflight or latency"),
+    }
+}
+
+/// A way to other nodes.
+pub fn forwarding(value: &str) -> Result<Forwarding, Invalid> {
+    match value {
+        "nat" => Ok(Forwarding::Nat),
+        "dsr" => Ok(Forwarding::Dsr),
+        _ => invalid("no such forwarding", "use nat or dsr"),
     }
 }
 

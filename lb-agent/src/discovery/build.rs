@@ -99,6 +99,7 @@ fn service_port(
         algorithm: service.algorithm.unwrap_or(setting.default_algorithm),
         affinity: service.affinity,
         maglev_size: service.maglev_size,
+        forwarding: service.forwarding,
         feedback: service.feedback,
         measure: service.measure,
         response_idle: service.response_idle,

@@ -27,7 +27,8 @@ pub(super) fn of_port(
     setting: &Setting<'_>,
 ) -> BTreeMap<SocketKey, FrontendSpec> {
     let key = |ip, number| SocketKey::new(SocketAddr::new(ip, number), port.protocol);
-    let node = node_addresses(service, port, setting).map(|(ip, number)| (key(ip, number), external(service)));
+    let node = node_addresses(service, port, setting)
+        .map(|(ip, number)| (key(ip, number), FrontendSpec { at_node: true, ..external(service) }));
     let own = service.addresses.iter().map(|(ip, kind)| (key(*ip, port.port), at_address(service, *ip, *kind)));
     node.chain(own).chain(other_ports(service, port)).chain(echo(service, port, setting)).collect()
 }
@@ -45,7 +46,7 @@ fn other_ports<'a>(
 
 /// Leads to no backend.
 fn nowhere() -> FrontendSpec {
-    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ranges: None }
+    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ..FrontendSpec::default() }
 }
 
 /// The addresses at which nobody else answers to an echo: those of load balancers and external ones, unless they are the node's own. The
@@ -74,12 +75,14 @@ fn node_addresses<'a>(
 
 /// Clients of this node may go anywhere: for them the traffic policy would only be a detour.
 fn external(service: &ServiceObject) -> FrontendSpec {
-    FrontendSpec { inside: Reach::Cluster, outside: service.external, ranges: None }
+    FrontendSpec { inside: Reach::Cluster, outside: service.external, ..FrontendSpec::default() }
 }
 
 fn at_address(service: &ServiceObject, ip: IpAddr, kind: AddressKind) -> FrontendSpec {
     match kind {
-        AddressKind::Cluster => FrontendSpec { inside: service.internal, outside: service.internal, ranges: None },
+        AddressKind::Cluster => {
+            FrontendSpec { inside: service.internal, outside: service.internal, ..FrontendSpec::default() }
+        }
         AddressKind::External => external(service),
         AddressKind::LoadBalancer => FrontendSpec { ranges: ranges(service, ip), ..external(service) },
     }

@@ -13,7 +13,7 @@ use lb_common::{Algorithm, Protocol};
 
 use super::{Origin, Problem, context::Context, service, slice};
 use crate::{
-    model::{Feedback, HealthCheck, Limits, Reach},
+    model::{Feedback, Forwarding, HealthCheck, Limits, Reach},
     scaling::Policy,
 };
 
@@ -71,6 +71,8 @@ pub struct ServiceObject {
     pub affinity: Option<Duration>,
     /// `weir.dev/maglev-size`.
     pub maglev_size: Option<u32>,
+    /// `weir.dev/forwarding`.
+    pub forwarding: Forwarding,
     /// `weir.dev/feedback`.
     pub feedback: Feedback,
     /// `weir.dev/measure: requests`, or feedback by them.

@@ -42,6 +42,7 @@ pub(super) fn check(context: &mut Context<'_>, service: &Service) -> Option<Serv
         algorithm: context.annotation(annotations, a::ALGORITHM, a::algorithm),
         affinity: affinity(context, spec),
         maglev_size: context.annotation(annotations, a::MAGLEV_SIZE, a::maglev_size),
+        forwarding: context.annotation(annotations, a::FORWARDING, a::forwarding).unwrap_or_default(),
         feedback,
         measure: context.annotation(annotations, a::MEASURE, a::measure).unwrap_or_default()
             || feedback.reads_requests(),

@@ -15,7 +15,7 @@ use lb_common::{Addr, Algorithm, BackendState, SocketKey};
 
 use crate::{
     dataplane::{Capacity, Write},
-    model::{FrontendSpec, Limits, ServiceId},
+    model::{Forwarding, FrontendSpec, Limits, ServiceId},
 };
 
 mod finish;
@@ -48,6 +48,8 @@ pub struct DesiredService {
     pub maglev_size: Option<u32>,
     /// How much of it may be used at a time.
     pub limits: Limits,
+    /// How clients outside reach backends of other nodes.
+    pub forwarding: Forwarding,
     /// How long a response may pause before it is over, where requests are measured; TCP's are.
     pub response_idle: Option<Duration>,
     /// Whether who finds no backend wakes it.

@@ -8,11 +8,11 @@ use std::{
 use ipnet::IpNet;
 use lb_common::{
     Algorithm, Backend, Frontend, Protocol, Selection, SocketKey, Vip,
-    backend::BACKEND_LOCAL,
+    backend::{BACKEND_LOCAL, BACKEND_TARGET},
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
     service::{
-        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES,
-        FRONTEND_WAKES, VIP_LIVE,
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_FORWARDS, FRONTEND_MEASURED,
+        FRONTEND_RANGES, FRONTEND_WAKES, VIP_FORWARDS, VIP_LIVE, VIP_MEASURED,
     },
 };
 
@@ -23,7 +23,7 @@ use crate::{
         reach::{self, Candidate, Kind},
     },
     dataplane::Write,
-    model::{FrontendSpec, Reach, ServiceId},
+    model::{Forwarding, FrontendSpec, Reach, ServiceId},
 };
 
 /// The smallest sequence of writes for a service port.
@@ -176,7 +176,7 @@ impl<'a> Planner<'a> {
             source: wanted.source,
             port: key.port,
             protocol: key.protocol,
-            flags: if wanted.local { BACKEND_LOCAL } else { 0 },
+            flags: self.backend_flags(wanted),
             effective_weight: weight,
             weight: wanted.weight,
             endpoint,
@@ -193,6 +193,20 @@ impl<'a> Planner<'a> {
         }
         self.wanted_backends.insert(index);
         Ok(index)
+    }
+
+    /// Other nodes may forward to a local backend, whether or not this one has anybody to forward to.
+    fn backend_flags(&self, wanted: &DesiredBackend) -> u8 {
+        match (wanted.local, self.service.forwarding) {
+            (false, _) => 0,
+            (true, Forwarding::Nat) => BACKEND_LOCAL,
+            (true, Forwarding::Dsr) => BACKEND_LOCAL | BACKEND_TARGET,
+        }
+    }
+
+    /// Whether packets for a frontend may come from other nodes, and go to them.
+    fn forwards(&self, spec: &FrontendSpec) -> bool {
+        self.service.forwarding == Forwarding::Dsr && !spec.at_node && !spec.is_nowhere()
     }
 
     /// [`Backend::response_idle`]: of UDP nothing is measured.
@@ -248,9 +262,10 @@ impl<'a> Planner<'a> {
             (dropped(spec.inside, inside), FRONTEND_DROP_INSIDE),
             (dropped(spec.outside, outside), FRONTEND_DROP_OUTSIDE),
             (self.service.wakes && !spec.is_nowhere(), FRONTEND_WAKES),
+            (self.forwards(spec), FRONTEND_FORWARDS),
         ];
         let frontend = Frontend {
-            id: self.vip(key)?,
+            id: self.vip(key, spec)?,
             service: self.index,
             inside,
             outside,
@@ -279,12 +294,14 @@ impl<'a> Planner<'a> {
     }
 
     /// The frontend's id: its own, that of its last life if flows may still name it, or a new one.
-    fn vip(&mut self, key: SocketKey) -> Result<u32, PlanError> {
+    fn vip(&mut self, key: SocketKey, spec: &FrontendSpec) -> Result<u32, PlanError> {
         let image = self.input.image;
         let own = image.frontends.get(&key).map(|frontend| frontend.id);
         let id = own.or_else(|| image.idle_vip(&key)).or_else(|| self.free_vips.next());
         let id = id.ok_or_else(|| self.full("frontends", self.input.capacity.frontends, "--max-frontends"))?;
-        let vip = Vip { key, live: VIP_LIVE, measured: u16::from(self.response_idle() != 0) };
+        let measured = if self.response_idle() != 0 { VIP_MEASURED } else { 0 };
+        let forwards = if self.forwards(spec) { VIP_FORWARDS } else { 0 };
+        let vip = Vip { key, live: VIP_LIVE, flags: measured | forwards };
         if image.vips.get(&id) != Some(&vip) {
             self.switches.push(Write::PutVip(id, vip));
         }

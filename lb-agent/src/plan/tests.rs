@@ -2,10 +2,11 @@
 
 use lb_common::{
     Backend, Frontend, Protocol, Selection,
+    backend::{BACKEND_LOCAL, BACKEND_TARGET},
     names::{NAME_BACKEND, NAME_SERVICE, NameKey},
     service::{
-        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_MEASURED, FRONTEND_RANGES,
-        FRONTEND_WAKES, VIP_LIVE, VIP_REMOVED,
+        FRONTEND_AFFINITY, FRONTEND_DROP_INSIDE, FRONTEND_DROP_OUTSIDE, FRONTEND_FORWARDS, FRONTEND_MEASURED,
+        FRONTEND_RANGES, FRONTEND_WAKES, VIP_FORWARDS, VIP_LIVE, VIP_MEASURED, VIP_REMOVED,
     },
 };
 use proptest::prelude::*;
@@ -112,18 +113,18 @@ fn meaning(tables: &Tables) -> BTreeMap<ServiceId, Meaning> {
         let networks = tables.ranges.get(&frontend.id).cloned().unwrap_or_default();
         let service = services.entry(id).or_default();
         service.port_name = port_name;
-        let measured = tables.vips[&frontend.id].measured;
+        let vip_flags = tables.vips[&frontend.id].flags;
         let tables = [frontend.inside, frontend.outside].map(|table| taking(tables, table));
         let Frontend { algorithm, affinity_seconds, flags, max_connections, client_rate, rate, .. } = *frontend;
         let limits = [max_connections, client_rate, rate];
         service
             .frontends
-            .insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, limits, measured, networks });
+            .insert(*key, FrontendMeaning { tables, algorithm, affinity_seconds, flags, limits, vip_flags, networks });
     }
     for (index, backend) in tables.backends.iter().filter(|(_, b)| b.state != BackendState::Removed as u8) {
         let meaning = BackendMeaning {
             node: tables.names[&NameKey { kind: NAME_BACKEND, index: *index }].clone(),
-            local: backend.is_local(),
+            flags: backend.flags,
             weights: (backend.weight, backend.effective_weight),
             state: backend.state,
             response_idle: backend.response_idle,
@@ -150,14 +151,14 @@ struct FrontendMeaning {
     flags: u8,
     limits: [u32; 3],
     /// For replies.
-    measured: u16,
+    vip_flags: u16,
     networks: BTreeSet<ipnet::IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct BackendMeaning {
     node: String,
-    local: bool,
+    flags: u8,
     weights: (u16, u16),
     state: u8,
     response_idle: u32,
@@ -176,7 +177,9 @@ fn wanted(services: &Services) -> BTreeMap<ServiceId, Meaning> {
 
 fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
     let idle = service.response_idle.filter(|_| id.protocol == Protocol::Tcp).map_or(0, |idle| idle.as_millis() as u32);
+    let dsr = service.forwarding == Forwarding::Dsr;
     let frontend = |(key, spec): (&SocketKey, &FrontendSpec)| {
+        let forwards = dsr && !spec.at_node && !spec.is_nowhere();
         let family = key.addr.is_v4();
         let tables = [spec.inside, spec.outside].map(|reach| takers(service, family, reach));
         let somewhere = !takers(service, family, Reach::Cluster).is_empty();
@@ -186,6 +189,7 @@ fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
             | if spec.ranges.is_some() { FRONTEND_RANGES } else { 0 }
             | if idle != 0 { FRONTEND_MEASURED } else { 0 }
             | if service.wakes && !spec.is_nowhere() { FRONTEND_WAKES } else { 0 }
+            | if forwards { FRONTEND_FORWARDS } else { 0 }
             | dropped(0, spec.inside, FRONTEND_DROP_INSIDE)
             | dropped(1, spec.outside, FRONTEND_DROP_OUTSIDE);
         let meaning = FrontendMeaning {
@@ -194,7 +198,7 @@ fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
             flags,
             limits: [service.limits.connections, service.limits.client_rate, service.limits.rate]
                 .map(Option::unwrap_or_default),
-            measured: u16::from(idle != 0),
+            vip_flags: if idle != 0 { VIP_MEASURED } else { 0 } | if forwards { VIP_FORWARDS } else { 0 },
             networks: spec.ranges.clone().unwrap_or_default(),
             tables,
         };
@@ -209,7 +213,13 @@ fn wanted_of(id: &ServiceId, service: &DesiredService) -> Meaning {
         let takes = reaches(at.is_ipv4()).into_iter().any(|reach| takers(service, at.is_ipv4(), reach).contains(at));
         let meaning = BackendMeaning {
             node: backend.node.clone(),
-            local: backend.local,
+            flags: if !backend.local {
+                0
+            } else if dsr {
+                BACKEND_LOCAL | BACKEND_TARGET
+            } else {
+                BACKEND_LOCAL
+            },
             weights: (backend.weight, if takes { backend.effective_weight } else { 0 }),
             state: backend.state as u8,
             response_idle: idle,
@@ -307,7 +317,8 @@ fn any_spec() -> impl Strategy<Value = FrontendSpec> {
     let reach = || prop_oneof![Just(Reach::Cluster), Just(Reach::Local)];
     let network = prop::sample::select(vec!["10.0.0.0/8", "10.1.0.0/16", "fd00::/8"]);
     let ranges = prop::option::of(prop::collection::btree_set(network.prop_map(|n| n.parse().unwrap()), 0..3));
-    (reach(), reach(), ranges).prop_map(|(inside, outside, ranges)| FrontendSpec { inside, outside, ranges })
+    let spec = |(inside, outside, ranges, at_node)| FrontendSpec { inside, outside, ranges, at_node };
+    (reach(), reach(), ranges, any::<bool>()).prop_map(spec)
 }
 
 /// Services a to d; the frontends of each are its own, except that 10.0.0.1:1 may be anybody's.
@@ -330,6 +341,7 @@ fn any_services() -> impl Strategy<Value = Services> {
             let port_name = "p".repeat(usize::from(n % 2));
             let (maglev_size, response_idle) = (Some(31), (n >= 2).then_some(Duration::from_millis(1500)));
             let wakes = udp;
+            let forwarding = if n % 2 == 0 { Forwarding::Nat } else { Forwarding::Dsr };
             let limits = Limits { connections: Some(7), client_rate: None, rate: (n >= 2).then_some(100) };
             let service = DesiredService {
                 port_name,
@@ -338,6 +350,7 @@ fn any_services() -> impl Strategy<Value = Services> {
                 affinity,
                 maglev_size,
                 limits,
+                forwarding,
                 response_idle,
                 wakes,
                 backends,
@@ -481,7 +494,7 @@ fn a_service_is_known_by_its_ports_and_not_by_its_addresses() {
 }
 
 fn nowhere() -> FrontendSpec {
-    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ranges: None }
+    FrontendSpec { inside: Reach::Nowhere, outside: Reach::Nowhere, ..FrontendSpec::default() }
 }
 
 #[test]

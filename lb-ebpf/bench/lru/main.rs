@@ -27,6 +27,7 @@ modules! {
     "../../src/atomic.rs" atomic;
     "../../src/checksum.rs" checksum;
     "../../src/create.rs" create;
+    "../../src/dsr.rs" dsr;
     "../../src/echo.rs" echo;
     "../../src/env.rs" env;
     "../../src/flow.rs" flow;
@@ -34,6 +35,7 @@ modules! {
     "../../src/header.rs" header;
     "../../src/icmp.rs" icmp;
     "../../src/limits.rs" limits;
+    "../../src/mss.rs" mss;
     "../../src/neighbor.rs" neighbor;
     "../../src/packet.rs" packet;
     "../../src/parse.rs" parse;

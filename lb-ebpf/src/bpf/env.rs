@@ -9,15 +9,16 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, bpf_sock_tuple,
     },
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
     },
 };
 use aya_log_ebpf::info;
 use lb_common::{
-    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Range, SocketKey, Traffic,
-    Vip,
+    Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Frontend, Port, Range, SocketKey,
+    Traffic, Vip,
     counters::Recount,
+    dsr::Target,
     fragment::{Fragment, FragmentKey},
     names::{INTERFACE_INSIDE, INTERFACE_XDP},
     request::{Measure, Request},
@@ -72,6 +73,33 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     #[inline(always)]
     fn resets_orphans(&self) -> bool {
         maps::reset_orphaned() != 0
+    }
+
+    #[inline(always)]
+    fn dsr_port(&self) -> Port {
+        Port(maps::dsr_port())
+    }
+
+    #[inline(always)]
+    fn target(&self, target: &Target) -> Option<u32> {
+        // SAFETY: one word.
+        unsafe { TARGETS.get(target) }.copied()
+    }
+
+    #[inline(always)]
+    fn mtu(&self, scratch: &Scratch) -> u32 {
+        let interface = match self.hook {
+            // That by which it leaves.
+            Hook::Egress => 0,
+            Hook::Xdp => return scratch.fib.bytes as u32,
+            Hook::Ingress if scratch.resolved != 0 => return scratch.fib.bytes as u32,
+            // A lookup that finds no link layer address does not say.
+            Hook::Ingress => scratch.fib.interface,
+        };
+        let mut mtu = 0;
+        // SAFETY: `mtu` is a word, and `ctx` is this program's; what it answers says only whether this packet fits.
+        let _ = unsafe { bpf_check_mtu(self.ctx.as_ptr(), interface, &raw mut mtu, 0, 0) };
+        mtu
     }
 
     #[inline(always)]

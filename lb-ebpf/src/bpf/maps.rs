@@ -11,6 +11,7 @@ use lb_common::{
     Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
+    dsr::Target,
     fragment::{FRAGMENT_COUNTERS, Fragment, FragmentKey},
     names::{Name, NameKey},
     request::{Measure, Request},
@@ -58,6 +59,7 @@ maps! {
     "client_rates" CLIENT_RATES: LruHashMap<AffinityKey, u64> = 65536, 0;
     "fragments" FRAGMENTS: LruHashMap<FragmentKey, Fragment> = 16384, 0;
     "fragment_ids" FRAGMENT_IDS: Array<u64> = FRAGMENT_COUNTERS, 0;
+    "targets" TARGETS: HashMap<Target, u32> = 16384, BPF_F_NO_PREALLOC;
     "clock" CLOCK: Array<u32> = 1, 0;
     "scratch" SCRATCH: PerCpuArray<Scratch> = 1, 0;
 }
@@ -104,6 +106,8 @@ constants! {
     delivery_stack DELIVERY_STACK: u32 = 0;
     /// 1: TCP packets of no flow, or to a backend that is gone, are answered with a reset.
     reset_orphaned RESET_ORPHANED: u32 = 1;
+    /// The UDP port by which nodes forward to each other, in network byte order; 0: none.
+    dsr_port DSR_PORT: u16 = 0;
     /// Where the kernel's `struct tcp_sock` has `bytes_acked`; 0: unknown.
     tcp_bytes_acked TCP_BYTES_ACKED: u32 = 0;
     /// The same of `bytes_received`.

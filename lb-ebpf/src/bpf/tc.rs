@@ -4,7 +4,11 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
         bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -60,7 +64,7 @@ impl Packet for Buffer {
     fn segments(&self) -> (u32, u32) {
         // SAFETY: `self.0` is the program's context.
         let (segments, size) = unsafe { ((*self.0).gso_segs, (*self.0).gso_size) };
-        if segments > 1 { (segments, size) } else { (1, 0) }
+        if size > 0 { (segments, size) } else { (1, 0) }
     }
 
     #[inline(always)]
@@ -106,6 +110,34 @@ impl Packet for Buffer {
         };
         (result == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn encapsulate(&mut self, l3: u32, room: u32, v4: bool) -> Option<u32> {
+        let family = if v4 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 };
+        // Segments keep their size: it was asked for whether they fit.
+        let flags = family | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_FIXED_GSO;
+        // SAFETY: helpers that check their arguments.
+        let result = unsafe {
+            // A tag that is still in the packet would stand before the new headers, where no route leads. Behind generic XDP the kernel may
+            // take another place for the end of the Ethernet header than we do.
+            if l3 == 0 && !give_ethernet(self.0) || l3 > 14 && bpf_skb_vlan_pop(self.0) != 0 {
+                return None;
+            }
+            bpf_skb_adjust_room(self.0, room as i32, BPF_ADJ_ROOM_MAC, flags as u64)
+        };
+        (result == 0).then_some(14)
+    }
+
+    #[inline(always)]
+    fn decapsulate(&mut self, l3: u32, room: u32) -> Option<()> {
+        if l3 == 0 && !give_ethernet(self.0) {
+            return None;
+        }
+        // SAFETY: a helper that checks its arguments.
+        let result =
+            unsafe { bpf_skb_adjust_room(self.0, -(room as i32), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO as u64) };
+        (result == 0).then_some(())
+    }
 }
 
 #[inline(always)]
@@ -114,15 +146,23 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     // SAFETY: `skb` is the program's context.
     let env = Kernel { ctx, interface: unsafe { (*skb).ifindex }, hook };
     let mut packet = Buffer(skb);
+    let Some(scratch) = env.scratch() else { return NEXT };
+    scratch.target = 0;
     let mut verdict = Verdict::TRUNCATED;
-    for _ in 0..2 {
+    // Once more with more in reach, and once more for what was in it.
+    for _ in 0..3 {
         verdict = pipeline::run(&mut packet, &env);
-        if verdict.action() as u32 != Action::Truncated as u32 || !pull(skb) {
+        let again = verdict.action() as u32 == Action::Again as u32;
+        if !again && (verdict.action() as u32 != Action::Truncated as u32 || !pull(skb)) {
             break;
         }
     }
     let (what, limit, reason) = match verdict.action() {
-        Action::Pass | Action::Truncated | Action::Stack => return NEXT,
+        // What another node has forwarded is on its way to nobody else.
+        Action::Pass | Action::Truncated | Action::Again if is_forwarded(&env) => {
+            return drop_packet(DropReason::StaleTable as u32);
+        }
+        Action::Pass | Action::Truncated | Action::Again | Action::Stack => return NEXT,
         Action::Interface => return redirect(&env, skb, verdict.value()),
         Action::Reply => return reply(&env, skb),
         Action::Drop => return drop_packet(verdict.value()),
@@ -131,6 +171,12 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
         Action::Refuse => (Complaint::Refused, 0, verdict.value()),
     };
     tell(&env, &mut packet, what, limit, reason)
+}
+
+/// Whether another node has forwarded the packet.
+#[inline(always)]
+fn is_forwarded<E: Env>(env: &E) -> bool {
+    env.scratch().is_some_and(|scratch| scratch.target != 0)
 }
 
 /// Sends back what has been turned round; a packet that has no Ethernet header is given one.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{xdp_action, xdp_md},
-    helpers::generated::{bpf_redirect, bpf_xdp_get_buff_len},
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     macros::xdp,
     programs::XdpContext,
 };
@@ -71,6 +71,17 @@ impl Packet for Buffer {
         let new = checksum::apply(field, checksum::add(change.pseudo, change.data));
         self.store(offset, if change.zero_is_none && new == 0 { 0xffff } else { new })
     }
+
+    #[inline(always)]
+    fn encapsulate(&mut self, l3: u32, room: u32, v4: bool) -> Option<u32> {
+        // SAFETY: a helper that checks its arguments.
+        if unsafe { bpf_xdp_adjust_head(self.0, -(room as i32)) } != 0 {
+            return None;
+        }
+        // The new headers stand where the Ethernet header was, and a new one before them; its addresses come with the way.
+        self.store(12, if v4 { 0x0800_u16 } else { 0x86dd }.to_be())?;
+        Some(l3)
+    }
 }
 
 #[xdp(frags)]
@@ -79,6 +90,10 @@ pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: `md` is the program's context.
     let env = Kernel { ctx: &ctx, interface: unsafe { (*md).ingress_ifindex }, hook: Hook::Xdp };
     let mut packet = Buffer(md);
+    // Only tc takes out what others forward.
+    if let Some(scratch) = env.scratch() {
+        scratch.target = 0;
+    }
     let verdict = pipeline::run(&mut packet, &env);
     match verdict.action() {
         Action::Interface => send(&env, &mut packet, verdict.value()),
@@ -93,7 +108,8 @@ pub(crate) fn weir_xdp(ctx: XdpContext) -> u32 {
         | Action::TooBig
         | Action::TimeExceeded
         | Action::Refuse
-        | Action::Reply => xdp_action::XDP_PASS,
+        | Action::Reply
+        | Action::Again => xdp_action::XDP_PASS,
     }
 }
 

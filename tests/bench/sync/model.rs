@@ -39,6 +39,7 @@ pub(crate) fn measure(args: &Args, load: Load) -> Result<Vec<Measurement>> {
         test_clock: false,
         delivery_stack: false,
         reset_orphaned: true,
+        dsr_port: 0,
     };
     let own = Process::own();
     let started = Instant::now();

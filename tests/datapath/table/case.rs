@@ -25,8 +25,8 @@ pub(crate) enum Expect {
     Answered(DropReason, Box<Spec>),
     /// Becomes this frame, out of the interface it came by.
     Reply(Vec<u8>),
-    /// Leaves like this, counted for this backend (ICMP errors are not).
-    Out(Way, Box<Spec>, Option<(usize, Direction)>),
+    /// Leaves like this, counted for this backend (ICMP errors are not); `carried` bytes of what came were around it.
+    Out { way: Way, out: Box<Spec>, counted: Option<(usize, Direction)>, carried: usize },
 }
 
 impl Expect {
@@ -34,7 +34,7 @@ impl Expect {
     pub(crate) fn in_short(&self) -> String {
         match self {
             Self::Answered(reason, _) => format!("Answered({reason:?})"),
-            Self::Out(way, ..) => format!("Out({way:?})"),
+            Self::Out { way, .. } => format!("Out({way:?})"),
             other => format!("{other:?}"),
         }
     }
@@ -84,6 +84,18 @@ impl Case {
         Self { name: name.into(), world, steps: Vec::new() }
     }
 
+    fn leaves(
+        &mut self,
+        at: (Hook, Interface),
+        packet: &Spec,
+        way: Way,
+        out: Spec,
+        counted: Option<(usize, Direction)>,
+    ) {
+        let carried = packet.overhead();
+        self.send(at, packet.frame(), Expect::Out { way, out: Box::new(out), counted, carried });
+    }
+
     fn send(&mut self, (hook, via): (Hook, Interface), frame: Vec<u8>, expect: Expect) {
         self.steps.push(Step::Send { hook, via, frame, expect });
     }
@@ -127,17 +139,27 @@ impl Case {
 
     /// A packet towards a backend, and how it leaves.
     pub(crate) fn inwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
-        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::In))));
+        self.leaves(at, packet, way, out, Some((backend, Direction::In)));
     }
 
     /// A packet of a backend, and how it leaves.
     pub(crate) fn outwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec, backend: usize) {
-        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), Some((backend, Direction::Out))));
+        self.leaves(at, packet, way, out, Some((backend, Direction::Out)));
     }
 
     /// An ICMP error, and how it leaves.
     pub(crate) fn translates(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec) {
-        self.send(at, packet.frame(), Expect::Out(way, Box::new(out), None));
+        self.leaves(at, packet, way, out, None);
+    }
+
+    /// A packet that leaves for another node, which counts it.
+    pub(crate) fn forwards(&mut self, at: (Hook, Interface), packet: &Spec, way: Way, out: Spec) {
+        self.leaves(at, packet, way, out, None);
+    }
+
+    /// A packet that carries another one, which is answered for this reason.
+    pub(crate) fn answers_inner(&mut self, via: Interface, packet: &Spec, reason: DropReason, answer: Spec) {
+        self.send((Hook::Ingress, via), packet.frame(), Expect::Answered(reason, Box::new(answer)));
     }
 
     pub(crate) fn then(&mut self, step: Step) {

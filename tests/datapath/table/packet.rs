@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader};
 
+use lb_common::{Protocol, dsr::DEFAULT_PORT};
+
 use super::verify::sum;
 
 pub(crate) const FIN: u8 = 1;
@@ -19,7 +21,7 @@ pub(crate) enum Body {
     /// A TCP reset with this sequence number, or with this acknowledgment.
     Reset(Answer),
     Udp,
-    /// UDP over IPv4 without a checksum.
+    /// UDP without a checksum.
     UdpNoSum,
     Icmp(Icmp),
     /// An ICMP message of this type, with a number and a turn.
@@ -72,6 +74,8 @@ pub(crate) enum Part {
     Whole,
     First,
     Later,
+    /// Not a part: carries a packet, and is not to be fragmented.
+    Carrier,
 }
 
 /// A packet.
@@ -152,10 +156,43 @@ impl Spec {
     }
 
     /// The fragment with the id that is in a frame of its form.
-    pub(crate) fn id_of(self, frame: &[u8]) -> Self {
+    fn id_of(self, frame: &[u8]) -> Self {
         let (at, length) = if self.src.is_ipv4() { (self.l3() + 4, 2) } else { (self.l4() - 4, 4) };
         let bytes = frame.get(at..at + length).unwrap_or_default();
         self.id(bytes.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)))
+    }
+
+    /// The datagram in which Weir forwards this packet from one of a node's addresses to a backend, for a frontend with this port. Its
+    /// source port is left open.
+    pub(crate) fn carried(&self, from: IpAddr, backend: SocketAddr, frontend: u16, protocol: Protocol) -> Self {
+        let header = [b'W', b'e', 1, protocol as u8];
+        let [ports, backend_port] = [frontend, backend.port()].map(u16::to_be_bytes);
+        let datagram =
+            packet(Body::UdpNoSum, SocketAddr::new(from, 50_000), SocketAddr::new(backend.ip(), DEFAULT_PORT));
+        let payload = [&header[..], &ports, &backend_port, &self.ip()].concat();
+        Self { ours: true, macs: self.macs, payload, part: Part::Carrier, ..datagram }
+    }
+
+    /// The datagram with the source port that is in a frame of its form, if that is one for it.
+    fn source_of(self, frame: &[u8]) -> Self {
+        let at = self.l4();
+        let port = frame.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let src = SocketAddr::new(self.src.ip(), if port >= 0xc000 { port } else { self.src.port() });
+        self.src(src)
+    }
+
+    /// With what nobody can foretell as it is in a frame of its form.
+    pub(crate) fn as_seen(self, frame: &[u8]) -> Self {
+        match self.part {
+            Part::Whole => self,
+            Part::First | Part::Later => self.id_of(frame),
+            Part::Carrier => self.source_of(frame),
+        }
+    }
+
+    /// Bytes that it has beside the packet that it carries.
+    pub(crate) fn overhead(&self) -> usize {
+        if self.part == Part::Carrier { self.l4() - self.l3() + 16 } else { 0 }
     }
 
     /// An ICMP error by `from` to this packet's sender that quotes so many bytes of this packet.
@@ -224,9 +261,9 @@ impl Spec {
                         .expect("fits");
                 header.options = self.v4_options();
                 header.set_payload_len(transport.len()).expect("fits");
-                header.dont_fragment = self.part == Part::Whole && !self.ours;
+                header.dont_fragment = self.part == Part::Carrier || self.part == Part::Whole && !self.ours;
                 header.more_fragments = self.part == Part::First;
-                header.identification = if self.part == Part::Whole { 0 } else { self.id as u16 };
+                header.identification = if matches!(self.part, Part::First | Part::Later) { self.id as u16 } else { 0 };
                 let offset = if self.part == Part::Later { 100 } else { 0 };
                 header.fragment_offset = offset.try_into().expect("13 bits");
                 header.header_checksum = header.calc_header_checksum();
@@ -282,7 +319,7 @@ impl Spec {
             _ => vec![],
         };
         match self.part {
-            Part::Whole => {}
+            Part::Whole | Part::Carrier => {}
             Part::First => headers.push((44, [&[0, 0, 1], &self.id.to_be_bytes()[..]].concat())),
             Part::Later => headers.push((44, [&[0, 0, 0x80], &self.id.to_be_bytes()[..]].concat())),
         }

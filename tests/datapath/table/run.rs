@@ -15,7 +15,7 @@ use lb_ebpf::{env::Hook, flow::Direction};
 use super::{
     case::{Case, Expect, Step},
     net::{Interface, Way, neighbour_mac, place},
-    packet::{Part, Spec},
+    packet::Spec,
     verify,
 };
 
@@ -198,14 +198,13 @@ impl<S: Subject> Running<'_, S> {
                 (Fate::Out(Some(via)), out.frame())
             }
             Expect::Reply(answer) => (Fate::Out(Some(via)), answer.clone()),
-            Expect::Out(way, out, counted) => {
+            Expect::Out { way, out, counted, carried } => {
                 if let Some((index, direction)) = counted {
                     now.traffic[*index] = added(now.traffic[*index], *direction, out.ip().len());
                 }
                 let macs = hook == Hook::Xdp && self.subject.writes_macs();
-                // Which number a fragment gets nobody can foretell.
-                let out = if out.part == Part::Whole { *out.clone() } else { out.clone().id_of(&after) };
-                (fate_of(*way), expected_frame(&out, *way, macs, frame))
+                let out = out.as_ref().clone().as_seen(&after);
+                (fate_of(*way), expected_frame(&out, *way, macs, frame, *carried))
             }
         };
         let seen = self.observe()?;
@@ -218,7 +217,7 @@ impl<S: Subject> Running<'_, S> {
             seen.drops
         );
         let made = match expect {
-            Expect::Out(..) | Expect::Answered(..) => true,
+            Expect::Out { .. } | Expect::Answered(..) => true,
             // ARP has no checksum.
             Expect::Reply(answer) => answer.get(12..14) == Some(&[0x86, 0xdd]),
             _ => false,
@@ -262,8 +261,8 @@ fn fate_of(way: Way) -> Fate {
     }
 }
 
-/// The stated packet as a frame; what stands behind the end of the IP packet stays.
-fn expected_frame(out: &Spec, way: Way, macs: bool, came: &[u8]) -> Vec<u8> {
+/// The stated packet as a frame; what stands behind the end of the IP packet stays. Of what came so many bytes have been taken away.
+fn expected_frame(out: &Spec, way: Way, macs: bool, came: &[u8], carried: usize) -> Vec<u8> {
     let mut out = out.clone();
     if let (true, Way::Out(interface)) = (macs, way) {
         let (network, host) = place(out.dst.ip());
@@ -272,7 +271,7 @@ fn expected_frame(out: &Spec, way: Way, macs: bool, came: &[u8]) -> Vec<u8> {
     let mut frame = out.frame();
     // A tag that it came with is gone.
     let tag = if came.get(12..14) == Some(&[0x81, 0]) { 4 } else { 0 };
-    frame.extend(came.get(frame.len() + tag..).unwrap_or_default());
+    frame.extend(came.get(frame.len() + tag + carried - out.overhead()..).unwrap_or_default());
     frame
 }
 

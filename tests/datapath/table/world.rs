@@ -9,8 +9,10 @@ use lb_agent::{
 };
 use lb_common::{
     Algorithm, Announced, Backend, BackendState, Frontend, Port, Protocol, Selection, SocketKey, Vip,
-    backend::BACKEND_LOCAL,
-    service::{FRONTEND_AFFINITY, FRONTEND_MEASURED, VIP_LIVE, VIP_REMOVED},
+    backend::{BACKEND_LOCAL, BACKEND_TARGET},
+    service::{
+        FRONTEND_AFFINITY, FRONTEND_FORWARDS, FRONTEND_MEASURED, VIP_FORWARDS, VIP_LIVE, VIP_MEASURED, VIP_REMOVED,
+    },
 };
 
 use super::net::{Family, HOLE, Interface, NODE, NOWHERE, ip, socket};
@@ -157,7 +159,11 @@ impl World {
             source: ip(self.family, place.network(), NODE).into(),
             port: Port::new(endpoint.port()),
             protocol: self.protocol as u8,
-            flags: if place.is_local() { BACKEND_LOCAL } else { 0 },
+            flags: match place.is_local() {
+                true if self.flags & FRONTEND_FORWARDS != 0 => BACKEND_LOCAL | BACKEND_TARGET,
+                true => BACKEND_LOCAL,
+                false => 0,
+            },
             effective_weight: weight,
             weight,
             endpoint: number as u32,
@@ -170,8 +176,9 @@ impl World {
     }
 
     fn vip_record(&self, frontend: u32, live: u16) -> Write {
-        let measured = u16::from(self.flags & FRONTEND_MEASURED != 0);
-        Write::PutVip(frontend, Vip { key: self.key(self.vip(frontend)), live, measured })
+        let flag = |frontend, vip| if self.flags & frontend != 0 { vip } else { 0 };
+        let flags = flag(FRONTEND_MEASURED, VIP_MEASURED) | flag(FRONTEND_FORWARDS, VIP_FORWARDS);
+        Write::PutVip(frontend, Vip { key: self.key(self.vip(frontend)), live, flags })
     }
 
     /// The writes that put the selection tables and the frontends in force.

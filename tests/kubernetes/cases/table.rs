@@ -49,6 +49,9 @@ const LOCAL_BALANCER4: &str = "198.51.100.3";
 const RANGED4: &str = "198.51.100.4";
 const CLOSED4: &str = "198.51.100.5";
 const PROXIED4: &str = "198.51.100.6";
+const DIRECT4: &str = "198.51.100.7";
+const DIRECT_HOST4: &str = "198.51.100.8";
+const DIRECT6: &str = "2001:db8:100::7";
 
 /// Backends `app` are on every node, `one` on node 1, `host` on every node in the node's own network.
 pub(super) const CASES: &[Case] = &[
@@ -207,6 +210,38 @@ pub(super) const CASES: &[Case] = &[
                 tcp(Pod(2), At(BALANCER4), By(ALL, Any)),
                 tcp(Host(3), At(BALANCER6), By(ALL, Any)),
                 tcp(Outside, Node(2, V4), By(ALL, Any)),
+            ],
+        )
+    },
+    Case {
+        metadata: "annotations: {weir.dev/forwarding: dsr}",
+        ingress: r#"[{"ip":"198.51.100.7"},{"ip":"2001:db8:100::7"}]"#,
+        ..case(
+            "direct-server-return",
+            "{type: LoadBalancer, loadBalancerClass: example.com/none, selector: {app: app}, \
+              ports: [{name: tcp, port: 80, targetPort: http}, \
+              {name: udp, port: 80, targetPort: datagrams, protocol: UDP}]}",
+            &[
+                tcp(Outside, At(DIRECT4), By(ALL, ClientWithWeir)),
+                tcp(Outside, At(DIRECT6), By(ALL, ClientWithWeir)),
+                udp(Outside, At(DIRECT4), By(ALL, ClientWithWeir)),
+                udp(Outside, At(DIRECT6), By(ALL, ClientWithWeir)),
+                tcp(Pod(2), At(DIRECT4), By(ALL, Any)),
+                tcp(Host(3), At(DIRECT6), By(ALL, Any)),
+                tcp(Outside, Node(2, V4), By(ALL, Any)),
+            ],
+        )
+    },
+    Case {
+        metadata: "annotations: {weir.dev/forwarding: dsr}",
+        ingress: r#"[{"ip":"198.51.100.8"}]"#,
+        ..case(
+            "direct-server-return-of-hosts",
+            "{type: LoadBalancer, loadBalancerClass: example.com/none, selector: {app: host}, \
+              ports: [{name: tcp, port: 80, targetPort: 8090}, {name: udp, port: 80, targetPort: 8090, protocol: UDP}]}",
+            &[
+                tcp(Outside, At(DIRECT_HOST4), By(ALL, ClientWithWeir)),
+                udp(Outside, At(DIRECT_HOST4), By(ALL, ClientWithWeir)),
             ],
         )
     },

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use lb_common::{Algorithm, Backend, Frontend, Selection};
+use lb_common::{Algorithm, Backend, Frontend, Selection, service::FRONTEND_FORWARDS};
 use serde::Serialize;
 
 use super::{
@@ -75,7 +75,7 @@ impl Answer {
             rule: decision.rule.name(),
             reason: decision.reason.clone(),
             backend: backend.map(|backend| backend.key().to_string()),
-            path: backend.map(|backend| path(question, backend, decision.source_port)),
+            path: backend.map(|backend| path(question, frontend, backend, decision.source_port)),
             hooks,
             candidates: candidates(view, frontend, question.table(frontend)),
         }
@@ -166,7 +166,7 @@ fn candidate(view: &View, index: u32, backend: &Backend, probability: f64) -> Ca
 }
 
 /// How packets reach a backend and come back.
-fn path(question: &Question, backend: &Backend, source_port: Option<u16>) -> String {
+fn path(question: &Question, frontend: &Frontend, backend: &Backend, source_port: Option<u16>) -> String {
     if question.via == Via::Socket {
         return "the socket is connected to the backend itself".into();
     }
@@ -181,6 +181,9 @@ fn path(question: &Question, backend: &Backend, source_port: Option<u16>) -> Str
         }
         None if question.inside => {
             "destination NAT: the client is on this node, and the backend sees its address".into()
+        }
+        None if frontend.flags & FRONTEND_FORWARDS != 0 => {
+            "direct server return: the backend's node gets the packet in a datagram and answers; the backend sees the client's address".into()
         }
         None => format!("full NAT: the backend is elsewhere and sees {} and a port of ours", backend.source.ip()),
     }
@@ -226,6 +229,16 @@ BACKEND             PROBABILITY   STATE   EFFECTIVE   ACTIVE   PENDING   REMOTE 
 "
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn who_is_answered_directly_is_told_so() {
+        let mut view = sample::view();
+        let frontend = view.tables.frontends.get_mut(&sample::key("10.0.0.1:80")).unwrap();
+        (frontend.algorithm, frontend.flags) = (Algorithm::IpHash as u8, FRONTEND_FORWARDS);
+        view.tables.slots.insert(0, vec![1; 5]);
+        let text = answer("192.0.2.7", &view).show(Format::Table, false).unwrap();
+        assert!(text.contains("Path:      direct server return"), "{text}");
     }
 
     #[test]

@@ -136,9 +136,9 @@ fn by_flow(question: &Question, view: &View, frontend: &Frontend, known: &Knowle
 fn makes_way(state: FlowState, backend: Option<&Backend>) -> bool {
     let is = |state| backend.is_none_or(|backend| backend.state == state as u8);
     match state {
-        FlowState::Closing => true,
-        FlowState::SynSent => is(BackendState::Removed) || is(BackendState::Unhealthy),
-        FlowState::UdpOneWay | FlowState::UdpAnswered => is(BackendState::Removed),
+        FlowState::Closing | FlowState::ForwardedFin => true,
+        FlowState::SynSent | FlowState::ForwardedSyn => is(BackendState::Removed) || is(BackendState::Unhealthy),
+        FlowState::UdpOneWay | FlowState::UdpAnswered | FlowState::ForwardedUdp => is(BackendState::Removed),
         _ => backend.is_some_and(Backend::is_gone),
     }
 }

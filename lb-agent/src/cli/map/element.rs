@@ -5,11 +5,12 @@ use lb_common::{
     Frontend, Range, Settings, SocketKey, Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
+    dsr::Target,
     flow::{WAYS, meta_generation, meta_state},
-    fragment::{Fragment, FragmentKey},
+    fragment::{FRAGMENT_FORWARDED, FRAGMENT_OUT, Fragment, FragmentKey},
     names::{INTERFACE_INSIDE, INTERFACE_PEER, INTERFACE_XDP, NAME_BACKEND, NAME_SERVICE, NameKey},
     request::{Measure, Request, bucket_start, flow_of_key},
-    service::{FRONTEND_AFFINITY, VIP_LIVE, VIP_REMOVED},
+    service::{FRONTEND_AFFINITY, FRONTEND_FORWARDS, VIP_FORWARDS, VIP_LIVE, VIP_MEASURED, VIP_REMOVED},
     socket::{POD_CGROUP, POD_EXCLUDED, POD_NAMESPACE, Pod, PodKey},
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
@@ -53,6 +54,7 @@ pub fn frontend(key: &SocketKey, frontend: &Frontend) -> Element {
         "tableOffset": frontend.inside.offset, "tableLength": frontend.inside.len,
         "outsideTableOffset": frontend.outside.offset, "outsideTableLength": frontend.outside.len,
         "affinity": frontend.flags & FRONTEND_AFFINITY != 0, "affinitySeconds": frontend.affinity_seconds,
+        "forwards": frontend.flags & FRONTEND_FORWARDS != 0,
         "maxConnections": frontend.max_connections, "clientRate": frontend.client_rate, "rate": frontend.rate,
     }
 }
@@ -64,7 +66,8 @@ pub fn vip(id: u32, vip: &Vip) -> Element {
         VIP_REMOVED => "removed",
         _ => "free",
     };
-    element! { "id": id, "frontend": vip.key.to_string(), "state": live, "measured": vip.measured != 0 }
+    element! { "id": id, "frontend": vip.key.to_string(), "state": live, "measured": vip.flags & VIP_MEASURED != 0,
+    "forwards": vip.flags & VIP_FORWARDS != 0 }
 }
 
 /// Element of `backends`.
@@ -118,11 +121,21 @@ pub fn client_rate(key: &AffinityKey, due: &u64) -> Element {
 
 /// Element of `fragments`.
 pub fn fragment(key: &FragmentKey, fragment: &Fragment) -> Element {
+    let way = match fragment.way {
+        FRAGMENT_OUT => "out",
+        FRAGMENT_FORWARDED => "forwarded",
+        _ => "in",
+    };
     element! {
         "from": key.src.ip().to_string(), "to": key.dst.ip().to_string(), "number": key.id,
         "newFrom": fragment.src.ip().to_string(), "newTo": fragment.dst.ip().to_string(), "newNumber": fragment.id,
-        "backend": fragment.backend, "direction": if fragment.out != 0 { "out" } else { "in" }, "seen": fragment.seen,
+        "backend": fragment.backend, "direction": way, "seen": fragment.seen,
     }
+}
+
+/// Element of `targets`.
+pub fn target(target: &Target, index: u32) -> Element {
+    element! { "endpoint": target.endpoint, "service": target.service, "backend": index }
 }
 
 /// Element of `fragment_ids`.

@@ -9,6 +9,7 @@ use lb_common::{
     SocketKey, Traffic, Vip,
     abi::SweepResult,
     counters::Recount,
+    dsr::Target,
     fragment::{Fragment, FragmentKey},
     names::{Name, NameKey, map},
     request::{Measure, Request},
@@ -69,6 +70,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::PODS => hash(maps.hash::<PodKey, Pod>(name)?, element::pod),
         map::REQUESTS => hash(maps.hash::<u64, Request>(name)?, |key, request| element::request(*key, request)),
         map::MEASURES => hash(maps.hash::<u32, Measure>(name)?, |index, measure| element::measure(*index, measure)),
+        map::TARGETS => hash(maps.hash::<Target, u32>(name)?, |target, index| element::target(target, *index)),
         // The kernel keeps them with the sockets, and lists them for none; what is told is gone once it is heard.
         map::SOCKETS | map::PEERS | map::WAKES => Vec::new(),
         map::RANGES => hash(maps.trie::<Range, u32>(name)?, |(bits, range), _| element::range(*bits, range)),

@@ -1,7 +1,8 @@
 //! Who makes way for a new flow.
 
 use FlowState::{
-    Closing, Established, FinBackend, FinClient, Free, Reply, SynReceived, SynSent, UdpAnswered, UdpOneWay,
+    Closing, Established, FinBackend, FinClient, Forwarded, ForwardedFin, ForwardedSyn, ForwardedUdp, Free, Reply,
+    SynReceived, SynSent, UdpAnswered, UdpOneWay,
 };
 use lb_common::{
     Flow, FlowState,
@@ -17,8 +18,22 @@ use crate::{
     table::{IDLE_ENOUGH, Inserted, Outcome, free_way, readiness, roomiest},
 };
 
-const STATES: [FlowState; 10] =
-    [Free, SynSent, SynReceived, Established, FinClient, FinBackend, Closing, UdpOneWay, UdpAnswered, Reply];
+const STATES: [FlowState; 14] = [
+    Free,
+    SynSent,
+    SynReceived,
+    Established,
+    FinClient,
+    FinBackend,
+    Closing,
+    UdpOneWay,
+    UdpAnswered,
+    Reply,
+    ForwardedSyn,
+    Forwarded,
+    ForwardedFin,
+    ForwardedUdp,
+];
 
 /// The order of docs/decisions/0001-flow-table.md, said plainly: the larger goes first, 0 never goes.
 fn rank(limits: &Limits, state: FlowState, age: u32) -> u64 {
@@ -27,8 +42,8 @@ fn rank(limits: &Limits, state: FlowState, age: u32) -> u64 {
         Reply => 0,
         Free => 6,
         _ if expired => 5,
-        SynSent => 4,
-        SynReceived | UdpOneWay => 3,
+        SynSent | ForwardedSyn => 4,
+        SynReceived | UdpOneWay | Forwarded | ForwardedFin | ForwardedUdp => 3,
         Closing => 2,
         Established | FinClient | FinBackend | UdpAnswered => u64::from(age >= IDLE_ENOUGH),
     }

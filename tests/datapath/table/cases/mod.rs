@@ -4,6 +4,7 @@ mod conversations;
 mod echo;
 mod edges;
 mod errors;
+mod forwarded;
 mod fragments;
 mod full;
 mod inside;
@@ -42,6 +43,7 @@ pub(crate) fn all() -> Vec<Case> {
         selection::cases(),
         full::cases(),
         fragments::cases(),
+        forwarded::cases(),
         edges::cases(),
         echo::cases(),
         inside::cases(),
