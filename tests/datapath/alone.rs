@@ -6,7 +6,9 @@ use std::{
 };
 
 use lb_agent::dataplane::Write;
-use lb_common::{Backend, BackendState, DropReason, Port, Protocol, Traffic, backend::BACKEND_GONE};
+use lb_common::{
+    Backend, BackendState, DropReason, Port, Protocol, Traffic, backend::BACKEND_GONE, service::FRONTEND_FORWARDS,
+};
 use lb_ebpf::{
     env::{Event, Hook, Table},
     pipeline::{Action, Verdict},
@@ -103,6 +105,66 @@ fn a_packet_without_an_ethernet_header_is_as_good() {
     }
 }
 
+/// What a world forwards to its other node, and what of that is for this one.
+fn forwarding(family: Family, place: Place) -> (Memory, World) {
+    let world = World { flags: FRONTEND_FORWARDS, ..World::new(family, Protocol::Udp, &[place]) };
+    let mut memory = Memory::new();
+    world.make(1).iter().for_each(|write| memory.write(write));
+    (memory, world)
+}
+
+#[test]
+fn a_packet_without_an_ethernet_header_is_given_one_with_the_datagram_around_it() {
+    for (family, kind) in [(Family::V4, 0x0800_u16), (Family::V6, 0x86dd)] {
+        let (mut memory, world) = forwarding(family, Place::Remote);
+        let packet = udp(world.client(), world.vip(0));
+        let mut frame = Frame { bare: Some(kind), ..Frame::new(&packet.ip()) };
+        let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut frame);
+        assert_eq!(verdict, Verdict::interface(Interface::Up1.number().into()));
+        let from = world.masked_peer(0).ip();
+        let outer = packet.ttl(63).carried(from, world.endpoint(0), 80, Protocol::Udp).as_seen(&frame.bytes);
+        assert_eq!(frame.bytes[12..], outer.frame()[12..]);
+
+        let (mut memory, world) = forwarding(family, Place::Local);
+        let packet = udp(world.client(), world.vip(0));
+        let outer = packet.carried(from, world.endpoint(0), 80, Protocol::Udp);
+        let mut frame = Frame { bare: Some(kind), ..Frame::new(&outer.ip()) };
+        let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut frame);
+        assert_eq!(verdict, Verdict::interface(Interface::Pod0.number().into()));
+        assert_eq!(frame.bytes[12..], packet.dst(world.endpoint(0)).ttl(63).frame()[12..]);
+    }
+}
+
+#[test]
+fn what_is_in_a_datagram_for_us_and_for_no_frontend_goes_nowhere() {
+    let (mut memory, world) = forwarding(Family::V4, Place::Local);
+    let other = SocketAddr::new(world.vip(0).ip(), 81);
+    let from = world.masked_peer(0).ip();
+    let outer = udp(world.client(), other).carried(from, world.endpoint(0), 80, Protocol::Udp);
+    let (fate, _) = memory.run(Hook::Ingress, Interface::Up0, &outer.frame()).expect("a fate");
+    assert_eq!((fate, memory.drops.get(&DropReason::StaleTable)), (Fate::Drop, Some(&1)));
+    let twice = udp(world.client(), world.vip(0)).carried(from, world.endpoint(0), 80, Protocol::Udp);
+    let twice = twice.carried(from, world.endpoint(0), 80, Protocol::Udp);
+    let (fate, _) = memory.run(Hook::Ingress, Interface::Up0, &twice.frame()).expect("a fate");
+    assert_eq!(fate, Fate::Next, "what is in it is for no frontend");
+    assert_eq!(memory.flows(), (0, 0, 0));
+}
+
+/// Two nodes that hold each other for that of the backend: each packet goes there once, and not round and round.
+#[test]
+fn what_was_forwarded_is_not_forwarded_again() {
+    let world =
+        World { flags: FRONTEND_FORWARDS, ..World::new(Family::V4, Protocol::Udp, &[Place::Remote, Place::Local]) };
+    let mut memory = Memory::new();
+    world.make(1).iter().for_each(|write| memory.write(write));
+    let packet = udp(world.client(), world.vip(0));
+    assert_eq!(send(&mut memory, Interface::Up0, &packet).0, Verdict::interface(Interface::Up1.number().into()));
+    assert_eq!(memory.flows(), (0, 0, 1));
+    let outer = packet.carried(world.masked_peer(0).ip(), world.endpoint(1), 80, Protocol::Udp);
+    assert_eq!(send(&mut memory, Interface::Up0, &outer).0, Verdict::interface(Interface::Pod0.number().into()));
+    assert_eq!(memory.flows(), (1, 1, 0), "the other node knows better");
+}
+
 #[test]
 fn a_segmented_packet_counts_as_what_goes_over_the_wire() {
     let (mut memory, world) = start(Protocol::Tcp, Place::Narrow);
@@ -119,7 +181,13 @@ fn a_segmented_packet_counts_as_what_goes_over_the_wire() {
     assert_eq!(memory.counters(0).traffic, before);
     let mut segmented = Frame { segments: (3, 1000), ..Frame::new(&packet.frame()) };
     assert_eq!(memory.verdict(Hook::Ingress, Interface::Up0, &mut segmented).action(), Action::Interface);
-    let bytes = 2500 + 3 * 40;
+    // As after a datagram was taken off it: how many there are nobody says.
+    let mut uncounted = Frame { segments: (0, 1000), ..Frame::new(&packet.frame()) };
+    assert_eq!(memory.verdict(Hook::Ingress, Interface::Up0, &mut uncounted).action(), Action::Interface);
+    let (before, bytes) = (
+        Traffic { packets_in: before.packets_in + 3, bytes_in: before.bytes_in + 2500 + 3 * 40, ..before },
+        2500 + 3 * 40,
+    );
     let expected = Traffic { packets_in: before.packets_in + 3, bytes_in: before.bytes_in + bytes, ..before };
     assert_eq!(memory.counters(0).traffic, expected);
     verify::checksums(&segmented.bytes).expect("checksums");
