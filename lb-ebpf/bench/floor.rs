@@ -14,7 +14,7 @@ use lb_ebpf::{
     parse::{self, Outcome, Parsed},
 };
 
-use crate::reach;
+use crate::{reach, words};
 
 /// A program's context.
 trait Context: Copy {
@@ -59,7 +59,7 @@ impl<C: Context> Packet for Reader<C> {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
         // SAFETY: in bounds, as `place` has checked; `Plain` has no invalid patterns.
-        self.0.place::<T>(offset).map(|place| unsafe { place.read_unaligned() })
+        self.0.place::<T>(offset).map(|place| unsafe { words::read(place) })
     }
 
     fn store<T: Plain>(&mut self, _offset: u32, _value: T) -> Option<()> {

@@ -96,7 +96,16 @@ fn target_dir() -> PathBuf {
 }
 
 /// BTF needs full debug information; atomic operations that return the old value need the third version of the instruction set.
-const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Cpanic=abort"];
+///
+/// The last is for speed: bpf-linker otherwise has LLVM leave each run of zeroes, and each copy that it meets late, to a function that goes
+/// byte by byte.
+const RUSTFLAGS: &[&str] = &[
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+    "-Ctarget-cpu=v3",
+    "-Cpanic=abort",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
+];
 
 /// The version of bpf-linker that `setup` installs.
 pub(crate) const LINKER_VERSION: &str = "0.13.0";

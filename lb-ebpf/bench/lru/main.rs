@@ -2,7 +2,7 @@
 //! difference is what the table costs or saves.
 #![no_std]
 #![no_main]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics), allow(internal_features))]
 #![allow(dead_code, unreachable_pub, reason = "the files hold what others use, too")]
 
 // What the replaced table has in common with the real one.
@@ -53,5 +53,6 @@ mod bpf {
     pub(crate) mod maps;
     mod reach;
     mod tc;
+    mod words;
     mod xdp;
 }

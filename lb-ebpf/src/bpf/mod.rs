@@ -9,4 +9,5 @@ mod sock_list;
 mod sock_ops;
 mod sock_requests;
 mod tc;
+mod words;
 mod xdp;

@@ -5,6 +5,8 @@ use core::{hint::black_box, ptr::read_volatile};
 use aya_ebpf::bindings::__sk_buff;
 use lb_ebpf::packet::{MAX_OFFSET, Plain};
 
+use super::words;
+
 /// A place in the packet whose bounds are in the context's words `data` and `end`.
 ///
 /// # Safety
@@ -29,5 +31,5 @@ pub(super) unsafe fn at<T: Plain>(data: *const u32, end: *const u32, offset: u32
 #[inline(always)]
 pub(super) unsafe fn load<T: Plain>(skb: *const __sk_buff, offset: u32) -> Option<T> {
     // SAFETY: the caller's promise; what is in bounds may be read, and `Plain` has no invalid patterns.
-    unsafe { at::<T>(&raw const (*skb).data, &raw const (*skb).data_end, offset).map(|place| place.read_unaligned()) }
+    unsafe { at::<T>(&raw const (*skb).data, &raw const (*skb).data_end, offset).map(|place| words::read(place)) }
 }

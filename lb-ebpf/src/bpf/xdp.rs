@@ -19,6 +19,7 @@ use super::{
     env::{Kernel, macs},
     reach,
     tc::count_drop,
+    words,
 };
 
 /// A driver's buffer.
@@ -36,13 +37,13 @@ impl Packet for Buffer {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
         // SAFETY: in bounds, as `at` has checked; `Plain` has no invalid patterns.
-        self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
+        self.at::<T>(offset).map(|p| unsafe { words::read(p) })
     }
 
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
         // SAFETY: in bounds, as `at` has checked.
-        self.at::<T>(offset).map(|p| unsafe { p.write_unaligned(value) })
+        self.at::<T>(offset).map(|p| unsafe { words::write(p, value) })
     }
 
     #[inline(always)]
