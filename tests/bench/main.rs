@@ -41,6 +41,9 @@ struct Args {
     /// How often each case is measured
     #[arg(long, default_value_t = 11)]
     rounds: u32,
+    /// Measure only what has this in its name, such as "xdp: new"
+    #[arg(long, default_value = "")]
+    only: String,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -58,8 +61,8 @@ fn main() -> Result<()> {
     requirements::check(TOOLS)?;
     namespace::sweep();
     let mut report = Report::default();
-    packets::measure([&args.object, &args.lru], args.rounds, &mut report)?;
-    veth::measure(args.rounds, &mut report)?;
+    packets::measure([&args.object, &args.lru], args.rounds, &args.only, &mut report)?;
+    veth::measure(args.rounds, &args.only, &mut report)?;
     println!("{}", serde_json::to_string_pretty(&Output { machine: machine::describe()?, report })?);
     Ok(())
 }

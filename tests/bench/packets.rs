@@ -38,8 +38,9 @@ struct Took {
     served: Option<f64>,
 }
 
-/// Measures all cases at both hooks. `objects`: the benchmark's own programs, and Weir's over a kernel LRU hash.
-pub(crate) fn measure(objects: [&Path; 2], rounds: u32, report: &mut Report) -> Result<()> {
+/// Measures the cases with `only` in their names at both hooks. `objects`: the benchmark's own programs, and Weir's over a kernel LRU
+/// hash.
+pub(crate) fn measure(objects: [&Path; 2], rounds: u32, only: &str, report: &mut Report) -> Result<()> {
     let (node, peer) = (Namespace::new("bench")?, Namespace::new("bench")?);
     node.forward()?;
     node.link("up0", &peer, "eth0")?;
@@ -51,10 +52,10 @@ pub(crate) fn measure(objects: [&Path; 2], rounds: u32, report: &mut Report) -> 
     {
         node.route(prefix, gateway)?;
     }
-    node.enter(|| measure_inside(objects, rounds, report))?
+    node.enter(|| measure_inside(objects, rounds, only, report))?
 }
 
-fn measure_inside([own, lru]: [&Path; 2], rounds: u32, report: &mut Report) -> Result<()> {
+fn measure_inside([own, lru]: [&Path; 2], rounds: u32, only: &str, report: &mut Report) -> Result<()> {
     let mut driver = Driver::load(own, if_nametoindex("up0")?)?;
     let backends: Vec<_> = (0..BACKENDS).map(|index| nat_socket(backend_socket(index))).collect();
     driver.configure_nat(nat_socket(front(MAGLEV).socket()), &backends)?;
@@ -62,7 +63,7 @@ fn measure_inside([own, lru]: [&Path; 2], rounds: u32, report: &mut Report) -> R
     programs::describe(&driver, &mut stages[0], report)?;
     let cases = cases::all(&mut driver, &stages)?;
     let rows = Hook::ALL.into_iter().flat_map(|hook| cases.iter().map(move |case| Row::new(hook, case)));
-    let mut rows: Vec<_> = rows.collect();
+    let mut rows: Vec<_> = rows.filter(|row| row.name().contains(only)).collect();
     for round in 0..=rounds {
         for row in &mut rows {
             let took = row.measure(&mut driver, &mut stages[row.case.stage], round).context(row.case.name.clone())?;
@@ -84,6 +85,10 @@ fn nat_socket(socket: std::net::SocketAddrV4) -> [u32; 2] {
 impl<'a> Row<'a> {
     fn new(hook: Hook, case: &'a Case) -> Self {
         Self { hook, case, results: case.subjects.iter().map(|_| Vec::new()).collect() }
+    }
+
+    fn name(&self) -> String {
+        format!("{}: {}", self.hook.name(), self.case.name)
     }
 
     /// One round: what each subject took.
@@ -112,7 +117,7 @@ impl<'a> Row<'a> {
     }
 
     fn tell(&self, report: &mut Report) {
-        let name = format!("{}: {}", self.hook.name(), self.case.name);
+        let name = self.name();
         let nanoseconds = |subject: Subject| -> Vec<f64> {
             let at = self.case.subjects.iter().position(|other| *other == subject);
             at.map(|at| self.results[at].iter().map(|took| took.nanoseconds).collect()).unwrap_or_default()

@@ -37,6 +37,9 @@ enum What {
         /// How often each case is measured; all cases take turns
         #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
+        /// Measure only what has this in its name, such as "xdp: new"
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
         /// Where the cases are drawn as well, as SVG
         #[arg(long, value_name = "FILE")]
         plot: Option<PathBuf>,
@@ -61,7 +64,7 @@ enum Output {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (json, output) = match &args.what {
-        What::Datapath { output, rounds, .. } => (datapath(*rounds)?, *output),
+        What::Datapath { output, rounds, only, .. } => (datapath(*rounds, only)?, *output),
         What::Sync(args) => (sync::measure(args)?, args.output),
         What::Fronts(args) => return fronts::run(args),
         What::Flood(args) => return flood::run(args),
@@ -88,14 +91,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Builds and runs the measuring program; returns the JSON it prints.
-fn datapath(rounds: u32) -> Result<String> {
+fn datapath(rounds: u32, only: &str) -> Result<String> {
     setup::ensure(Purpose::Bench)?;
     let weir = build::weir(false)?;
     let [object, lru] = build_ebpf::bench_objects()?;
     let shell = shell::in_root()?;
     // Everything measured runs in the kernel: an optimised agent would change nothing, and take minutes to build.
     let bench = cmd!(shell, "cargo bench --quiet --locked --profile dev --package weir-tests --features privileged");
-    let bench = bench.args(["--bench", "datapath", "--", "--rounds", &rounds.to_string()]);
+    let bench = bench.args(["--bench", "datapath", "--", "--rounds", &rounds.to_string(), "--only", only]);
     let bench = bench.arg("--object").arg(object).arg("--lru").arg(lru);
     let bench = build::with_object(bench).env("WEIR_BIN", weir);
     as_root(&shell, bench)
