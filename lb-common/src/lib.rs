@@ -12,6 +12,7 @@ pub mod dsr;
 pub mod flow;
 pub mod fragment;
 pub mod hash;
+pub mod known;
 pub mod names;
 pub mod request;
 pub mod service;

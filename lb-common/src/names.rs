@@ -10,6 +10,8 @@ pub mod map {
     pub const BACKENDS: &str = "backends";
     /// Hash: [`crate::SocketKey`] of an endpoint to its `u32` id.
     pub const ENDPOINTS: &str = "endpoints";
+    /// Array of `u64`: which keys the two maps of [`crate::SocketKey`]s may have, see [`crate::known`].
+    pub const KNOWN: &str = "known";
     /// Array of `u64`: all selection tables, see [`crate::service::TableKind`].
     pub const SLOTS: &str = "slots";
     /// Array of `u64`: round-robin cursor of each service.
@@ -76,6 +78,7 @@ pub mod map {
         VIPS,
         BACKENDS,
         ENDPOINTS,
+        KNOWN,
         SLOTS,
         CURSORS,
         AFFINITY,

@@ -5,6 +5,7 @@ mod frame;
 #[path = "../datapath/host.rs"]
 #[expect(dead_code, reason = "shared with the run in memory, which asks more of it")]
 mod host;
+mod known;
 mod node;
 mod noise;
 #[path = "../datapath/table/mod.rs"]

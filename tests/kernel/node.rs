@@ -74,7 +74,7 @@ impl Node {
     }
 }
 
-fn options(pin_path: &Path) -> Options {
+pub(crate) fn options(pin_path: &Path) -> Options {
     Options {
         pin_path: pin_path.into(),
         flow_table_size: BUCKETS * 8,

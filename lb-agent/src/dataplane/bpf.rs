@@ -26,6 +26,7 @@ use lb_common::{
 
 use super::{
     Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write, btf, cgroup,
+    known::Known,
     pins::{Pinned, failed, ignore_missing, map_folder},
     range_key, sys,
     wakes::Wakes,
@@ -66,6 +67,7 @@ pub struct Options {
 /// The loaded programs and the pinned maps.
 pub struct Bpf {
     pub(super) pinned: Pinned,
+    known: Known,
     /// None until [`Self::set_programs`].
     pub(crate) programs: Option<Ebpf>,
     /// The programs with which the maps were made, until they are loaded.
@@ -122,11 +124,23 @@ impl Bpf {
                 (Pinned::open(&options.pin_path)?, Some(object))
             }
         };
+        let known = pinned.known(&folder)?;
         let buckets = settings.bucket_mask + 1;
         let (pin_path, options) = (options.pin_path.clone(), options.clone());
         let programs = None;
-        let mut bpf =
-            Self { pinned, programs, object, pin_path, options, buckets, swept: 0, settings, unwatched, _lock: lock };
+        let mut bpf = Self {
+            pinned,
+            known,
+            programs,
+            object,
+            pin_path,
+            options,
+            buckets,
+            swept: 0,
+            settings,
+            unwatched,
+            _lock: lock,
+        };
         if bpf.object.is_some() {
             bpf.made()?;
         }
@@ -435,19 +449,21 @@ impl Dataplane for Bpf {
         match write {
             Write::PutBackend(index, backend) => pinned.put_backend(*index, backend),
             Write::FreeBackend(index) => pinned.put_backend(*index, &Backend::default()),
-            Write::PutEndpoint(key, id) => pinned.endpoints.insert(key, id, 0).map_err(failed(map::ENDPOINTS, "write")),
+            Write::PutEndpoint(key, id) => {
+                self.known.put(&mut pinned.endpoints, key, id).map_err(failed(map::ENDPOINTS, "write"))
+            }
             Write::DeleteEndpoint(key) => {
-                ignore_missing(pinned.endpoints.remove(key)).map_err(failed(map::ENDPOINTS, "delete"))
+                self.known.delete(&mut pinned.endpoints, key).map_err(failed(map::ENDPOINTS, "delete"))
             }
             Write::PutSlots(offset, slots) => pinned.put_slots(*offset, slots),
             Write::FreeSlots(_) => Ok(()),
             Write::PutVip(id, vip) => pinned.vips.set(*id, vip, 0).map_err(failed(map::VIPS, "write")),
             Write::FreeVip(id) => pinned.vips.set(*id, Vip::default(), 0).map_err(failed(map::VIPS, "write")),
             Write::PutFrontend(key, frontend) => {
-                pinned.frontends.insert(key, frontend, 0).map_err(failed(map::FRONTENDS, "write"))
+                self.known.put(&mut pinned.frontends, key, frontend).map_err(failed(map::FRONTENDS, "write"))
             }
             Write::DeleteFrontend(key) => {
-                ignore_missing(pinned.frontends.remove(key)).map_err(failed(map::FRONTENDS, "delete"))
+                self.known.delete(&mut pinned.frontends, key).map_err(failed(map::FRONTENDS, "delete"))
             }
             Write::PutName(key, name) => {
                 pinned.names.insert(key, Name::new(name), 0).map_err(failed(map::NAMES, "write"))

@@ -5,6 +5,7 @@ pub mod bpf;
 mod btf;
 pub mod cgroup;
 pub mod fake;
+mod known;
 mod link;
 pub mod pins;
 mod requests;

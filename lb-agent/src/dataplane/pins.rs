@@ -25,7 +25,9 @@ use lb_common::{
 };
 
 use super::{
-    Capacity, Counters, Error, FlowEntry, Inspect, Tables, sys,
+    Capacity, Counters, Error, FlowEntry, Inspect, Tables,
+    known::Known,
+    sys,
     sys::{Mapped, PerCpu},
 };
 use crate::signals::requests::Noted;
@@ -148,6 +150,16 @@ impl Pinned {
             recounts: folder.mapped(map::RECOUNTS)?,
             capacity,
         })
+    }
+
+    /// The filter of the keys that frontends and endpoints have now, of the maps of this folder; for who alone writes them.
+    pub(super) fn known(&self, folder: &Path) -> Result<Known, Error> {
+        let keys = |name: &'static str, keys: Vec<Result<SocketKey, MapError>>| {
+            keys.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed(name, "read"))
+        };
+        let frontends = keys(map::FRONTENDS, self.frontends.keys().collect())?;
+        let endpoints = keys(map::ENDPOINTS, self.endpoints.keys().collect())?;
+        Ok(Known::of(Folder(folder).mapped(map::KNOWN)?, frontends.into_iter().chain(endpoints)))
     }
 
     /// Marks or unmarks a backend as drained by hand; a running agent sees it within a second.

@@ -1,5 +1,7 @@
 //! The kernel's side of the pipeline's surroundings: maps, coarse clock, random numbers, routing table.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::{
     EbpfContext,
@@ -20,6 +22,7 @@ use lb_common::{
     counters::Recount,
     dsr::Target,
     fragment::{Fragment, FragmentKey},
+    known,
     names::{INTERFACE_INSIDE, INTERFACE_XDP},
     request::{Measure, Request},
 };
@@ -136,6 +139,9 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
 
     #[inline(always)]
     fn frontend(&self, key: &SocketKey) -> Option<&Frontend> {
+        if !is_known(key) {
+            return None;
+        }
         // SAFETY: an updated record is a new one; the old stays until no program uses it (RCU).
         unsafe { FRONTENDS.get(key) }
     }
@@ -160,6 +166,9 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
 
     #[inline(always)]
     fn endpoint(&self, key: &SocketKey) -> Option<u32> {
+        if !is_known(key) {
+            return None;
+        }
         // SAFETY: as in `frontend`.
         unsafe { ENDPOINTS.get(key) }.copied()
     }
@@ -382,6 +391,14 @@ impl<C> Kernel<'_, C> {
 pub(super) fn macs(fib: &Fib) -> [u8; 12] {
     let [a, b, c, d, e, f, g, h, i, j, k, l] = fib.macs;
     [g, h, i, j, k, l, a, b, c, d, e, f]
+}
+
+/// Whether the maps of frontends and endpoints may have this key.
+#[inline(always)]
+fn is_known(key: &SocketKey) -> bool {
+    let (word, bit) = known::place(known::bit(key));
+    // SAFETY: an element of the map; one word, which the agent may change.
+    KNOWN.get_ptr(word).is_some_and(|word| unsafe { read_volatile(word) } & bit != 0)
 }
 
 /// `INTERFACE_*` flags; none of an interface that is not known.

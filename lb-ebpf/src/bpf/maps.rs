@@ -13,6 +13,7 @@ use lb_common::{
     counters::Recount,
     dsr::Target,
     fragment::{FRAGMENT_COUNTERS, Fragment, FragmentKey},
+    known::WORDS,
     names::{Name, NameKey},
     request::{Measure, Request},
     socket::{Connection, Peers, Pod, PodKey},
@@ -32,6 +33,7 @@ maps! {
     "vips" VIPS: Array<Vip> = 4096, 0;
     "backends" BACKENDS: Array<Backend> = 16384, 0;
     "endpoints" ENDPOINTS: HashMap<SocketKey, u32> = 16384, 0;
+    "known" KNOWN: Array<u64> = WORDS, BPF_F_MMAPABLE;
     // Mappable: the agent writes whole tables without a system call per slot.
     "slots" SLOTS: Array<u64> = 1 << 20, BPF_F_MMAPABLE;
     "cursors" CURSORS: Array<u64> = 4096, 0;

@@ -278,6 +278,11 @@ pub fn measure(index: u32, measure: &Measure) -> Element {
     }
 }
 
+/// Element of `known`.
+pub fn known(index: u32, bits: u64) -> Element {
+    element! { "index": index, "bits": format!("{bits:016x}") }
+}
+
 /// Element of `clock`.
 pub fn clock(seconds: u32) -> Element {
     element! { "seconds": seconds }

@@ -80,6 +80,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::LOADS => array(&maps.array::<BackendLoad>(name)?, element::load),
         map::RECOUNTS => array(&maps.array::<Recount>(name)?, element::recount),
         map::CURSORS => array(&maps.array::<u64>(name)?, |index, cursor| element::cursor(index, *cursor)),
+        map::KNOWN => array(&maps.array::<u64>(name)?, |index, bits| element::known(index, *bits)),
         map::KNOCKS => array(&maps.array::<u64>(name)?, |index, at| element::knock(index, *at)),
         map::RATES => array(&maps.array::<u64>(name)?, |frontend, due| element::rate(frontend, *due)),
         map::CLIENT_RATES => hash(maps.hash::<AffinityKey, u64>(name)?, element::client_rate),
