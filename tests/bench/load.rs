@@ -1,10 +1,12 @@
 //! Requests whose both ends one thread serves in turn, pinned to one CPU. A veth hands a packet on within the sender's system call, so
-//! the thread's CPU time is that of both ends and of everything between, softirqs included, and contains no waking up and no waiting.
+//! the thread's CPU time is that of both ends and of everything between, softirqs included, and contains no waking up and no waiting. Where
+//! a proxy stands between, on the same CPU, its own time is added, and being woken is part of both.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -15,7 +17,7 @@ use nix::{
 };
 use socket2::SockRef;
 
-use crate::driver::cpu_time;
+use crate::{driver::cpu_time, peers::Proxy};
 
 const REQUEST: [u8; 128] = [b'q'; 128];
 const ANSWER: [u8; 512] = [b'a'; 512];
@@ -29,6 +31,8 @@ const KEPT: usize = 16;
 pub(crate) const LOST: Duration = Duration::from_secs(2);
 /// Requests before the clock starts.
 const WARM_UP: u32 = 64;
+/// For how long the CPU is left to a proxy before a clock is read: what it has not done yet belongs to the requests before.
+const SETTLE: Duration = Duration::from_millis(1);
 
 /// Both ends of the way.
 pub(crate) struct Ends<'a> {
@@ -38,13 +42,15 @@ pub(crate) struct Ends<'a> {
     pub(crate) listener: &'a TcpListener,
     /// The same for UDP.
     pub(crate) datagrams: &'a UdpSocket,
+    /// The process between them, if there is one.
+    pub(crate) proxy: Option<&'a Proxy>,
 }
 
 /// CPU time in nanoseconds per request on connections that stay open.
 pub(crate) fn keep_alive(ends: &Ends<'_>, requests: u32) -> Result<f64> {
     let mut connections = (0..KEPT).map(|_| ends.open()).collect::<Result<Vec<_>>>()?;
     let mut turn = 0;
-    timed(requests, || {
+    ends.timed(requests, || {
         turn = (turn + 1) % KEPT;
         let (client, server) = &mut connections[turn];
         exchange(client, server)
@@ -53,7 +59,7 @@ pub(crate) fn keep_alive(ends: &Ends<'_>, requests: u32) -> Result<f64> {
 
 /// CPU time in nanoseconds per request on a connection of its own: opened, one request, closed by the server first.
 pub(crate) fn new_connections(ends: &Ends<'_>, requests: u32) -> Result<f64> {
-    timed(requests, || {
+    ends.timed(requests, || {
         let (mut client, mut server) = ends.open()?;
         exchange(&mut client, &mut server)?;
         drop(server);
@@ -64,7 +70,7 @@ pub(crate) fn new_connections(ends: &Ends<'_>, requests: u32) -> Result<f64> {
 
 /// CPU time in nanoseconds per connection that carries nothing: opened, closed by the server, then by the client.
 pub(crate) fn connect_and_close(ends: &Ends<'_>, connections: u32) -> Result<f64> {
-    timed(connections, || {
+    ends.timed(connections, || {
         let (mut client, server) = ends.open()?;
         drop(server);
         ensure!(client.read(&mut [0])? == 0, "something came");
@@ -77,7 +83,7 @@ pub(crate) fn bulk(ends: &Ends<'_>, chunks: u32) -> Result<f64> {
     let (mut client, mut server) = ends.open()?;
     SockRef::from(&client).set_send_buffer_size(4 * BULK)?;
     let (data, mut room) = (vec![b'b'; BULK], vec![0; BULK]);
-    timed(chunks, || {
+    ends.timed(chunks, || {
         client.write_all(&data)?;
         Ok(server.read_exact(&mut room)?)
     })
@@ -97,7 +103,7 @@ pub(crate) fn datagrams(ends: &Ends<'_>, pairs: u32) -> Result<f64> {
     };
     let sockets = (0..KEPT).map(open).collect::<Result<Vec<_>>>()?;
     let mut turn = 0;
-    timed(pairs, || {
+    ends.timed(pairs, || {
         turn = (turn + 1) % KEPT;
         let mut room = [0; DATAGRAM.len()];
         sockets[turn].send(&DATAGRAM)?;
@@ -117,6 +123,28 @@ impl Ends<'_> {
         server.set_nodelay(true)?;
         Ok((client, server))
     }
+
+    /// Repeats some work, and says how much CPU time a turn took.
+    fn timed(&self, turns: u32, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        let cpu = last_cpu()?;
+        let mut set = CpuSet::new();
+        set.set(cpu)?;
+        // The calling thread, not the process.
+        sched_setaffinity(Pid::from_raw(0), &set)?;
+        (0..WARM_UP).try_for_each(|_| work())?;
+        thread::sleep(SETTLE);
+        let others = self.others(cpu)?;
+        let own = cpu_time()?;
+        (0..turns).try_for_each(|_| work())?;
+        thread::sleep(SETTLE);
+        let own = cpu_time()? - own;
+        Ok((own.as_nanos() as f64 + self.others(cpu)? - others) / f64::from(turns))
+    }
+
+    /// CPU time in nanoseconds that the CPU's softirq thread and the proxy have used.
+    fn others(&self, cpu: usize) -> Result<f64> {
+        Ok(ksoftirqd(cpu) + self.proxy.map_or(Ok(0.0), Proxy::cpu_time)?)
+    }
 }
 
 fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
@@ -129,20 +157,8 @@ fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Repeats some work, and says how much CPU time a turn took.
-fn timed(turns: u32, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    let cpu = last_cpu()?;
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::this(), &set)?;
-    (0..WARM_UP).try_for_each(|_| work())?;
-    let (own, softirqs) = (cpu_time()?, ksoftirqd(cpu));
-    (0..turns).try_for_each(|_| work())?;
-    let (own, softirqs) = (cpu_time()? - own, ksoftirqd(cpu) - softirqs);
-    Ok((own.as_nanos() as f64 + softirqs) / f64::from(turns))
-}
-
-fn last_cpu() -> Result<usize> {
+/// The CPU on which both ends are, and a proxy.
+pub(crate) fn last_cpu() -> Result<usize> {
     let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
     let last = online.trim().rsplit(['-', ',']).next().unwrap_or_default();
     last.parse().with_context(|| format!("/sys/devices/system/cpu/online: {online}"))

@@ -8,6 +8,7 @@ mod frontends;
 mod load;
 mod lru;
 mod packets;
+mod peers;
 mod programs;
 mod report;
 mod stage;
@@ -26,9 +27,6 @@ use weir_tests::{
 
 use report::Report;
 
-/// The programs that are called.
-const TOOLS: &[&str] = &["ip", "nft"];
-
 /// Measures the packet path.
 #[derive(Parser)]
 struct Args {
@@ -41,7 +39,7 @@ struct Args {
     /// How often each case is measured
     #[arg(long, default_value_t = 11)]
     rounds: u32,
-    /// Measure only what has this in its name, such as "xdp: new"
+    /// Only cases whose names begin with this, as in `veth` or `xdp: new TCP flow`
     #[arg(long, default_value = "")]
     only: String,
     /// Given by cargo
@@ -58,7 +56,7 @@ struct Output {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    requirements::check(TOOLS)?;
+    requirements::check(&peers::tools())?;
     namespace::sweep();
     let mut report = Report::default();
     packets::measure([&args.object, &args.lru], args.rounds, &args.only, &mut report)?;

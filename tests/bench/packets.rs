@@ -38,9 +38,12 @@ struct Took {
     served: Option<f64>,
 }
 
-/// Measures the cases with `only` in their names at both hooks. `objects`: the benchmark's own programs, and Weir's over a kernel LRU
-/// hash.
+/// Measures the cases at both hooks whose names begin like this. `objects`: the benchmark's own programs, and Weir's over a kernel LRU hash.
 pub(crate) fn measure(objects: [&Path; 2], rounds: u32, only: &str, report: &mut Report) -> Result<()> {
+    let hooks = Hook::ALL.map(|hook| format!("{}: ", hook.name()));
+    if !hooks.iter().any(|hook| hook.starts_with(only) || only.starts_with(hook)) {
+        return Ok(());
+    }
     let (node, peer) = (Namespace::new("bench")?, Namespace::new("bench")?);
     node.forward()?;
     node.link("up0", &peer, "eth0")?;
@@ -63,7 +66,7 @@ fn measure_inside([own, lru]: [&Path; 2], rounds: u32, only: &str, report: &mut 
     programs::describe(&driver, &mut stages[0], report)?;
     let cases = cases::all(&mut driver, &stages)?;
     let rows = Hook::ALL.into_iter().flat_map(|hook| cases.iter().map(move |case| Row::new(hook, case)));
-    let mut rows: Vec<_> = rows.filter(|row| row.name().contains(only)).collect();
+    let mut rows: Vec<_> = rows.filter(|row| row.name().starts_with(only)).collect();
     for round in 0..=rounds {
         for row in &mut rows {
             let took = row.measure(&mut driver, &mut stages[row.case.stage], round).context(row.case.name.clone())?;
@@ -114,6 +117,10 @@ impl<'a> Row<'a> {
             }
         }
         Ok(all)
+    }
+
+    fn name(&self) -> String {
+        format!("{}: {}", self.hook.name(), self.case.name)
     }
 
     fn tell(&self, report: &mut Report) {

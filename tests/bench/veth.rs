@@ -1,5 +1,5 @@
-//! CPU time per request through a node between veth pairs: plain routing, nftables as kube-proxy writes it, and `weir`, at tc and at the
-//! sockets of the node. Each has a network of its own, so that nothing of one is in the way of another.
+//! CPU time per request through a node between veth pairs: plain routing, what else balances ([`crate::peers`]), and `weir`, at tc and at
+//! the sockets of the node. Each has a network of its own, so that nothing of one is in the way of another.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
@@ -13,16 +13,16 @@ use weir_tests::{
 
 use crate::{
     load::{self, Ends},
+    peers::{Proxy, Subject},
     report::{self, Report},
 };
 
-const KUBE_PROXY: &str = include_str!("kube-proxy.nft");
 /// Turns of each subject in a round. They are short, since the machine's mood changes within seconds.
 const TURNS: usize = 25;
-const NFTABLES: usize = 1;
-const WEIR: usize = 2;
-/// The subjects' names, in the order in which they take turns.
-const SUBJECTS: [&str; 3] = ["direct", "nftables", "weir"];
+const SUBJECTS: usize = Subject::ALL.len();
+const WEIR: usize = SUBJECTS - 1;
+/// Of each subject, in the order of [`Subject::ALL`], what each round has shown; nothing if it does not take part.
+type Results = [Vec<f64>; SUBJECTS];
 
 /// What is measured.
 struct Case {
@@ -31,6 +31,7 @@ struct Case {
     /// Requests of one turn.
     requests: u32,
     client: Client,
+    protocol: Protocol,
     /// Ratios with the most each should be.
     wanted: &'static [(Ratio, f64)],
 }
@@ -44,6 +45,13 @@ enum Client {
     Node,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// So many connections a request.
+    Tcp(u32),
+    Udp,
+}
+
 /// What Weir's cost is compared with.
 #[derive(Clone, Copy)]
 enum Ratio {
@@ -53,6 +61,7 @@ enum Ratio {
     Net,
 }
 
+use Protocol::{Tcp, Udp};
 use Ratio::{Direct, Net, Nftables};
 
 static CASES: [Case; 6] = [
@@ -61,6 +70,7 @@ static CASES: [Case; 6] = [
         how: load::keep_alive,
         requests: 1600,
         client: Client::Outside,
+        protocol: Tcp(0),
         wanted: &[(Net, 0.4), (Direct, 0.95)],
     },
     Case {
@@ -68,6 +78,7 @@ static CASES: [Case; 6] = [
         how: load::new_connections,
         requests: 120,
         client: Client::Outside,
+        protocol: Tcp(1),
         wanted: &[(Net, 1.0), (Direct, 0.97)],
     },
     Case {
@@ -75,6 +86,7 @@ static CASES: [Case; 6] = [
         how: load::datagrams,
         requests: 2000,
         client: Client::Outside,
+        protocol: Udp,
         wanted: &[(Net, 0.25)],
     },
     Case {
@@ -82,6 +94,7 @@ static CASES: [Case; 6] = [
         how: load::bulk,
         requests: 400,
         client: Client::Outside,
+        protocol: Tcp(0),
         wanted: &[(Direct, 1.05)],
     },
     Case {
@@ -89,6 +102,7 @@ static CASES: [Case; 6] = [
         how: load::connect_and_close,
         requests: 150,
         client: Client::Node,
+        protocol: Tcp(1),
         wanted: &[(Direct, 1.1), (Nftables, 0.85)],
     },
     Case {
@@ -96,22 +110,31 @@ static CASES: [Case; 6] = [
         how: load::keep_alive,
         requests: 1000,
         client: Client::Node,
+        protocol: Tcp(0),
         wanted: &[],
     },
 ];
 
 /// One subject's network.
 struct Way {
+    subject: Subject,
     topology: Topology,
     listener: TcpListener,
     datagrams: UdpSocket,
     frontend: SocketAddr,
+    proxy: Option<Proxy>,
     /// Where a client on the node has to be.
     cgroup: Option<Cgroup>,
 }
 
+impl Case {
+    fn is_for(&self, subject: Subject) -> bool {
+        self.protocol != Udp || subject.has_udp()
+    }
+}
+
 impl Way {
-    fn new(frontend: Option<SocketAddr>) -> Result<Self> {
+    fn new(subject: Subject) -> Result<Self> {
         let topology = Topology::new(Layout { local: 1, kind: Some("bench"), ..Layout::default() })?;
         // Room for many connections without one pair of ports twice.
         for namespace in [&topology.client, &topology.node] {
@@ -125,11 +148,14 @@ impl Way {
             .namespace
             .enter(|| Ok::<_, std::io::Error>((TcpListener::bind(server)?, UdpSocket::bind(server)?)))??;
         datagrams.set_read_timeout(Some(load::LOST))?;
-        Ok(Self { topology, listener, datagrams, frontend: frontend.unwrap_or(server), cgroup: None })
+        let frontend = if subject == Subject::Direct { server } else { socket(VIP4, 80) };
+        let proxy = subject.start(&topology.node, frontend, server).context(subject.name())?;
+        Ok(Self { subject, topology, listener, datagrams, frontend, proxy, cgroup: None })
     }
 
     fn measure(&self, case: &Case) -> Result<f64> {
-        let ends = Ends { frontend: self.frontend, listener: &self.listener, datagrams: &self.datagrams };
+        let Self { frontend, listener, datagrams, proxy, .. } = self;
+        let ends = Ends { frontend: *frontend, listener, datagrams, proxy: proxy.as_ref() };
         match case.client {
             Client::Outside => self.topology.client.enter(|| (case.how)(&ends, case.requests))?,
             Client::Node => self.topology.node.enter(|| {
@@ -140,17 +166,15 @@ impl Way {
     }
 }
 
-/// Measures the cases with `only` in their names for all subjects.
+/// Measures the cases whose names begin like this, for all subjects.
 pub(crate) fn measure(rounds: u32, only: &str, report: &mut Report) -> Result<()> {
-    let cases: Vec<_> = CASES.iter().filter(|case| case.name.contains(only)).collect();
+    let cases: Vec<_> = CASES.iter().filter(|case| case.name.starts_with(only)).collect();
     if cases.is_empty() {
         return Ok(());
     }
-    let frontend = socket(VIP4, 80);
-    let mut ways = [Way::new(None)?, Way::new(Some(frontend))?, Way::new(Some(frontend))?];
-    ways[NFTABLES].topology.node.run("nft", &[KUBE_PROXY])?;
+    let mut ways = Subject::ALL.into_iter().map(Way::new).collect::<Result<Vec<_>>>()?;
     let manifests = Manifests::new()?;
-    let service = Service::web(&[frontend.ip()], &ways[WEIR].topology.hosts);
+    let service = Service::web(&[ways[WEIR].frontend.ip()], &ways[WEIR].topology.hosts);
     manifests.write("web.yaml", &service.yaml())?;
     let cgroup = ways[WEIR].cgroup.insert(Cgroup::new("bench")?).path().display().to_string();
     let options = Options { show_log: false, ..Options::datapath("tc") };
@@ -159,8 +183,8 @@ pub(crate) fn measure(rounds: u32, only: &str, report: &mut Report) -> Result<()
     agent.wait_for("the Service is served", |backends| !backends.is_empty())?;
     for case in &cases {
         let results = rounds_of(&ways, case, rounds).context(case.name)?;
-        for (subject, result) in SUBJECTS.into_iter().zip(&results) {
-            report.case(case.name, subject, result, None);
+        for (subject, result) in Subject::ALL.into_iter().zip(&results).filter(|(_, result)| !result.is_empty()) {
+            report.case(case.name, subject.name(), result, None);
         }
         for (ratio, most) in case.wanted {
             report.ratio(&format!("{}: {}", case.name, ratio.name()), &ratio.of(&results), *most);
@@ -171,29 +195,33 @@ pub(crate) fn measure(rounds: u32, only: &str, report: &mut Report) -> Result<()
 }
 
 /// The subjects' nanoseconds per request of each round.
-fn rounds_of(ways: &[Way; 3], case: &Case, rounds: u32) -> Result<[Vec<f64>; 3]> {
-    let mut results = [const { Vec::new() }; 3];
+fn rounds_of(ways: &[Way], case: &Case, rounds: u32) -> Result<Results> {
+    let mut results = Results::default();
     for round in 0..=rounds {
-        let medians = take_turns(ways, case)?;
+        let turns = take_turns(ways, case)?;
         // The first round warms up.
         if round > 0 {
-            results.iter_mut().zip(medians).for_each(|(result, median)| result.push(median));
+            let taken = results.iter_mut().zip(turns).filter(|(_, turns)| !turns.is_empty());
+            taken.for_each(|(result, turns)| result.push(report::median(&turns)));
         }
     }
     Ok(results)
 }
 
-/// One round: the median of each subject's turns.
-fn take_turns(ways: &[Way; 3], case: &Case) -> Result<[f64; 3]> {
-    let mut turns = [const { Vec::new() }; 3];
+/// One round: each subject's turns.
+fn take_turns(ways: &[Way], case: &Case) -> Result<Results> {
+    let mut turns = Results::default();
     for turn in 0..TURNS {
         for index in 0..ways.len() {
             // Whoever is first now is last the next time.
-            let subject = (index + turn) % ways.len();
-            turns[subject].push(ways[subject].measure(case).context(SUBJECTS[subject])?);
+            let way = (index + turn) % ways.len();
+            let subject = ways[way].subject;
+            if case.is_for(subject) {
+                turns[way].push(ways[way].measure(case).context(subject.name())?);
+            }
         }
     }
-    Ok(turns.map(|turns| report::median(&turns)))
+    Ok(turns)
 }
 
 impl Ratio {
@@ -206,7 +234,7 @@ impl Ratio {
     }
 
     /// Its value in each round.
-    fn of(self, [direct, nftables, weir]: &[Vec<f64>; 3]) -> Vec<f64> {
+    fn of(self, [direct, nftables, .., weir]: &Results) -> Vec<f64> {
         let of_round = |((direct, nftables), weir): ((&f64, &f64), &f64)| match self {
             Direct => weir / direct,
             Nftables => weir / nftables,
@@ -219,8 +247,8 @@ impl Ratio {
 /// Fails unless Weir has counted the connections that were made through it, and dropped nothing.
 fn check(agent: &Agent<'_>, cases: &[&Case], rounds: u32) -> Result<()> {
     let counted: u64 = agent.backends_of("TCP")?.iter().map(|backend| backend.connections_total).sum();
-    let each = [CASES[1].name, CASES[4].name];
-    let connections: u32 = cases.iter().filter(|case| each.contains(&case.name)).map(|case| case.requests).sum();
+    let of_turn = |case: &&Case| if let Tcp(each) = case.protocol { each * case.requests } else { 0 };
+    let connections: u32 = cases.iter().map(of_turn).sum();
     let made = u64::from(rounds + 1) * u64::from(connections) * TURNS as u64;
     ensure!(counted >= made, "{made} connections were made, and Weir has counted {counted}");
     let drops = agent.drops()?;

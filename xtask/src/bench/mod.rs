@@ -37,7 +37,7 @@ enum What {
         /// How often each case is measured; all cases take turns
         #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
-        /// Measure only what has this in its name, such as "xdp: new"
+        /// Only cases whose names begin with this, as in `veth` or `xdp: new TCP flow`
         #[arg(long, value_name = "TEXT", default_value = "")]
         only: String,
         /// Where the cases are drawn as well, as SVG

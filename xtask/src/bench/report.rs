@@ -110,7 +110,8 @@ pub(super) mod tests {
         "cases": [
             {"case": "xdp: UDP", "subject": "weir", "medianNs": 200.4, "minNs": 190.0, "maxNs": 300.6, "rounds": 11},
             {"case": "xdp: UDP", "subject": "stateless-nat", "medianNs": 99.5, "minNs": 90.0, "maxNs": 101.0, "rounds": 11},
-            {"case": "xdp: new", "subject": "weir", "medianNs": 1200, "minNs": 1000, "maxNs": 1300, "rounds": 11, "served": 0.75}
+            {"case": "xdp: new", "subject": "weir", "medianNs": 1200, "minNs": 1000, "maxNs": 1300, "rounds": 11, "served": 0.75},
+            {"case": "veth: bulk", "subject": "haproxy", "medianNs": 90000, "minNs": 80000, "maxNs": 130000, "rounds": 11}
         ],
         "ratios": [
             {"name": "new", "median": 1.0, "min": 0.9, "max": 1.2, "target": 1.0},

@@ -8,7 +8,7 @@ use std::{
 use weir_tests::cluster::programs::Programs;
 use xshell::{Shell, cmd};
 
-use super::needs::{COMPILER_PACKAGES, CXX_PACKAGES, LLVM_PACKAGES, Purpose, TOOLS, Tool};
+use super::needs::{COMPILER_PACKAGES, CXX_PACKAGES, LLVM_PACKAGES, NGINX_STREAM_PACKAGES, Purpose, TOOLS, Tool};
 use crate::{
     build_ebpf,
     cluster::go,
@@ -50,6 +50,8 @@ pub(crate) struct Finding {
 
 /// Where the BPF file system is expected.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// Where Debian's nginx has its stream module.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 
 /// Looks for everything `purpose` needs. `rustup_failed` says that rustup was tried in this run and could not deliver.
@@ -67,6 +69,9 @@ pub(crate) fn look(shell: &Shell, purpose: Purpose, rustup_failed: bool) -> Vec<
     }
     if purpose.needs_go() {
         found.push(go());
+    }
+    if purpose.needs_nginx_stream() {
+        found.push(nginx_stream());
     }
     found.extend(TOOLS.iter().filter(|tool| purpose.wants(tool.purposes)).map(|tool| look_for_tool(shell, tool)));
     found
@@ -152,6 +157,15 @@ fn go() -> Finding {
         None => State::Missing("not installed, or too old".to_owned(), Remedy::Go),
     };
     Finding { need: "Go", state }
+}
+
+/// The module is a file that nginx loads, and has no version of its own.
+fn nginx_stream() -> Finding {
+    let state = match Path::new(NGINX_STREAM).exists() {
+        true => State::Found(NGINX_STREAM.to_owned()),
+        false => State::Missing("not installed".to_owned(), Remedy::Packages(NGINX_STREAM_PACKAGES)),
+    };
+    Finding { need: "nginx's stream module", state }
 }
 
 fn bpffs() -> Finding {

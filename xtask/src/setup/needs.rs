@@ -39,12 +39,13 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("ethtool", "--version", &["ethtool"], &[Test, Demo, Bench]),
     tool("nginx", "-v", &["nginx-light"], &[Test, Demo, Bench]),
     tool("wrk", "-v", &["wrk"], &[Test, Demo, Bench]),
+    tool("haproxy", "-v", &["haproxy"], &[Bench]),
     tool("nft", "--version", &["nftables"], &[Test, Bench, Kubernetes]),
     tool("strip", "--version", &["binutils"], &[Test, Kubernetes]),
     tool("runc", "--version", &["runc"], &[Test, Kubernetes]),
     tool("/usr/lib/cni/ptp", "--version", &["containernetworking-plugins"], &[Test, Kubernetes]),
     tool("conntrack", "--version", &["conntrack"], &[Test, Kubernetes]),
-    tool("iptables", "--version", &["iptables"], &[Test, Kubernetes]),
+    tool("iptables", "--version", &["iptables"], &[Test, Bench, Kubernetes]),
     tool("curl", "--version", &["curl"], &[Test, Demo, Kubernetes]),
     tool("unzip", "-v", &["unzip"], &[Test, Kubernetes]),
     tool("promtool", "--version", &["prometheus"], &[Test]),
@@ -64,6 +65,8 @@ const fn tool(
 pub(crate) const COMPILER_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
 /// What bpf-linker is built against.
 pub(crate) const LLVM_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev"];
+/// nginx's module for connections that are not HTTP.
+pub(crate) const NGINX_STREAM_PACKAGES: &[&str] = &["libnginx-mod-stream"];
 /// bpf-linker links LLVM, which is C++.
 pub(crate) const CXX_PACKAGES: &[&str] = &["g++"];
 
@@ -76,6 +79,11 @@ impl Purpose {
     /// Whether the programs of a cluster are built.
     pub(crate) fn needs_go(self) -> bool {
         self.wants(&[Test, Kubernetes])
+    }
+
+    /// Whether nginx balances connections that are not HTTP.
+    pub(crate) fn needs_nginx_stream(self) -> bool {
+        self.wants(&[Bench])
     }
 
     /// Whether programs are loaded into the kernel, and so pinned.
