@@ -63,6 +63,8 @@ pub mod map {
     pub const RATES: &str = "rates";
     /// LRU hash: [`crate::AffinityKey`] to the same, see [`crate::Frontend::client_rate`].
     pub const CLIENT_RATES: &str = "client_rates";
+    /// Array of one `u64`: when the next ICMP error of our own is due if they come evenly, in nanoseconds of the monotonic clock.
+    pub const ERROR_RATE: &str = "error_rate";
     /// LRU hash: [`crate::fragment::FragmentKey`] to [`crate::fragment::Fragment`].
     pub const FRAGMENTS: &str = "fragments";
     /// Array of `u64`: how many identifications of fragments each of [`crate::fragment::FRAGMENT_COUNTERS`] has given away.
@@ -102,6 +104,7 @@ pub mod map {
         MEASURES,
         RATES,
         CLIENT_RATES,
+        ERROR_RATE,
         FRAGMENTS,
         FRAGMENT_IDS,
         KNOCKS,

@@ -1,14 +1,23 @@
 //! Errors of our own: a packet that is too big for its new way, has run out of time to live, or is for nobody, becomes the answer that
 //! its sender is told so with: an ICMP error (RFC 792, RFC 4443), or to TCP that is for nobody a reset. It comes from the address the
 //! packet was sent to.
+//!
+//! Errors are limited in rate as Linux limits its own (icmp_global_allow, net/ipv4/icmp.c), and as there one kind is not: who does not
+//! hear that its packets are too big sends them in vain for as long as somebody else uses the rate up, and such an error is shorter than
+//! the packet it is about. Nor are resets, which are never larger than what they answer: when a backend goes, each of its clients is to hear.
 
 use crate::{
     checksum,
+    env::Env,
     header::{self, be, sum_words},
     packet::Packet,
     parse::{Parsed, protocol},
+    rate::{self, Rate},
     reset,
 };
+
+/// Errors a second, and at once: Linux' icmp_msgs_per_sec and icmp_msgs_burst.
+const ERRORS: Rate = Rate::with_burst(1000, 50);
 
 /// What the sender is told.
 #[repr(u32)]
@@ -29,12 +38,16 @@ const ROOM_V6: u32 = 40 + 8;
 /// Words of the quoted packet that can be summed: 40 bytes of IPv6, extension headers, and a TCP header without options.
 const MAX_WORDS: u32 = 32;
 
-/// Turns the packet into the answer to its sender, but for the addresses of its Ethernet header. `false`: it could not be done, and
-/// the packet may be half of one and half of the other.
+/// Turns the packet into the answer to its sender, but for the addresses of its Ethernet header. `false`: there were too many, or it could
+/// not be done, and the packet may be half of one and half of the other.
 #[inline(never)]
-pub fn answer<P: Packet>(packet: &mut P, parsed: &Parsed, what: Complaint, limit: u32) -> bool {
+pub fn answer<P: Packet, E: Env>(packet: &mut P, env: &E, parsed: &Parsed, what: Complaint, limit: u32) -> bool {
     if what as u32 == Complaint::Refused as u32 && parsed.protocol == protocol::TCP {
         return reset::reset(packet, parsed);
+    }
+    let is_limited = what as u32 != Complaint::TooBig as u32;
+    if is_limited && env.error_rate().is_some_and(|due| !rate::take(env, due, ERRORS)) {
+        return false;
     }
     error(packet, parsed, what, limit).is_some()
 }

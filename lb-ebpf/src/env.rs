@@ -306,6 +306,8 @@ pub trait Env {
     fn rate(&self, frontend: u32) -> Option<Shared<u64>>;
     /// The same of a client, which is noted if it is new.
     fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>>;
+    /// When the next ICMP error of our own is due.
+    fn error_rate(&self) -> Option<Shared<u64>>;
     /// What becomes of a packet's fragments, into `out`; whether that is known.
     fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool;
     /// Notes what becomes of them.

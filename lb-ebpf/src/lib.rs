@@ -28,6 +28,7 @@ pub mod neighbor;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod rate;
 pub mod requests;
 pub mod reset;
 pub mod rewrite;

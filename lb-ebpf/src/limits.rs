@@ -1,8 +1,7 @@
 //! What a Service limits: how many connections a backend has, and how many begin in a second, of one client and all together.
 //!
-//! A backend is counted on before it is decided, so that of two who come at once for the last place one gets it. Rates are kept by the
-//! generic cell rate algorithm (ITU-T I.371): one word says when the next connection is due if they come evenly, and it may be early by
-//! as much as makes a second's worth at once.
+//! A backend is counted on before it is decided, so that of two who come at once for the last place one gets it. Of a rate a second's
+//! worth may come at once.
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
@@ -12,14 +11,12 @@ use crate::{
     atomic,
     env::{Env, Shared},
     flow::{self, Count},
+    rate::{Rate, take},
     select,
 };
 
 /// Places of a selection table that are looked at when a backend is full.
 const LOOKS: u32 = 256;
-/// Attempts at a rate's word, which others change at the same time.
-const TRIES: u32 = 16;
-const SECOND: u64 = 1_000_000_000;
 
 /// Where a new connection goes.
 #[repr(C)]
@@ -133,11 +130,11 @@ fn reserve<E: Env>(env: &E, index: u32, max: u32) -> bool {
 fn rates<E: Env>(env: &E, frontend: &Frontend, client: &Addr) -> Option<DropReason> {
     if frontend.client_rate != 0 {
         let key = AffinityKey { client: network(client), service: frontend.service };
-        if env.client_rate(&key).is_some_and(|due| !take(env, due, frontend.client_rate)) {
+        if env.client_rate(&key).is_some_and(|due| !take(env, due, Rate::of_second(frontend.client_rate))) {
             return Some(DropReason::ClientRate);
         }
     }
-    if frontend.rate != 0 && env.rate(frontend.id).is_some_and(|due| !take(env, due, frontend.rate)) {
+    if frontend.rate != 0 && env.rate(frontend.id).is_some_and(|due| !take(env, due, Rate::of_second(frontend.rate))) {
         return Some(DropReason::FrontendRate);
     }
     None
@@ -147,30 +144,6 @@ fn rates<E: Env>(env: &E, frontend: &Frontend, client: &Addr) -> Option<DropReas
 #[inline(always)]
 fn network(client: &Addr) -> Addr {
     if client.is_v4() { *client } else { Addr([client.0[0], client.0[1], 0, 0]) }
-}
-
-/// Whether a connection may begin now; if so, the next one is due later. Who does not get at the word has many others at the same time
-/// before it, and comes too early.
-#[inline(always)]
-fn take<E: Env>(env: &E, due: Shared<u64>, rate: u32) -> bool {
-    let now = env.nanoseconds();
-    let interval = SECOND / rate.max(1) as u64;
-    let mut taken = false;
-    env.repeat(TRIES, || {
-        // SAFETY: a word of a map that is changed only here, atomically.
-        let before = unsafe { read_volatile(due.ptr()) };
-        let start = before.max(now);
-        if start.wrapping_sub(now) > SECOND - interval {
-            return true;
-        }
-        // SAFETY: as above.
-        if !unsafe { atomic::compare_exchange64(due.ptr(), before, start.wrapping_add(interval)) } {
-            return false;
-        }
-        taken = true;
-        true
-    });
-    taken
 }
 
 #[cfg(test)]

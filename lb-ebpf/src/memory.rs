@@ -42,6 +42,7 @@ pub(crate) struct Memory {
     pub(crate) slots: Vec<u64>,
     rates: Vec<UnsafeCell<u64>>,
     client_rates: Mutex<HashMap<AffinityKey, Box<UnsafeCell<u64>>>>,
+    error_rate: UnsafeCell<u64>,
 }
 
 // SAFETY: the cells are only reached through raw pointers, in the ways that programs on several CPUs reach map memory.
@@ -95,6 +96,7 @@ impl Memory {
             slots: Vec::new(),
             rates: (0..8).map(|_| UnsafeCell::new(0)).collect(),
             client_rates: Mutex::default(),
+            error_rate: UnsafeCell::new(0),
         }
     }
 
@@ -232,6 +234,9 @@ impl Env for Memory {
     fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>> {
         let mut clients = self.client_rates.lock().unwrap();
         Some(shared(clients.entry(*client).or_default()))
+    }
+    fn error_rate(&self) -> Option<Shared<u64>> {
+        Some(shared(&self.error_rate))
     }
     fn fragment(&self, _: &FragmentKey, _: &mut Fragment) -> bool {
         false

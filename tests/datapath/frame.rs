@@ -133,7 +133,8 @@ impl Memory {
     /// Drops a packet, of which its sender is told where that is possible.
     fn tell(&mut self, frame: &mut Frame, via: Interface, what: Complaint, limit: u32, reason: DropReason) -> Fate {
         let dropped = self.drop_packet(reason);
-        if answer::answer(frame, &self.parsed(), what, limit) { Fate::Out(Some(via)) } else { dropped }
+        let env = self.at(Hook::Ingress, via);
+        if answer::answer(frame, &env, &self.parsed(), what, limit) { Fate::Out(Some(via)) } else { dropped }
     }
 }
 

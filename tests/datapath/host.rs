@@ -68,6 +68,7 @@ pub(crate) struct Memory {
     fragment_ids: Vec<UnsafeCell<u64>>,
     rates: Vec<UnsafeCell<u64>>,
     client_rates: RefCell<HashMap<AffinityKey, Box<UnsafeCell<u64>>>>,
+    error_rate: UnsafeCell<u64>,
     scratch: *mut Scratch,
 }
 
@@ -137,6 +138,7 @@ impl Memory {
             fragment_ids: cells(FRAGMENT_COUNTERS as usize, 0),
             rates: cells(ROOM, 0),
             client_rates: RefCell::default(),
+            error_rate: UnsafeCell::new(0),
             scratch: Box::into_raw(Box::default()),
         }
     }
@@ -421,6 +423,10 @@ impl Env for At<'_> {
 
     fn client_rate(&self, client: &AffinityKey) -> Option<Shared<u64>> {
         Some(shared(self.memory.client_rates.borrow_mut().entry(*client).or_default()))
+    }
+
+    fn error_rate(&self) -> Option<Shared<u64>> {
+        Some(shared(&self.memory.error_rate))
     }
 
     fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool {

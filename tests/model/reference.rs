@@ -64,6 +64,8 @@ pub(crate) struct Model {
     pub(crate) outside: HashSet<(usize, usize)>,
     /// First fragments that passed.
     trails: HashMap<Pieces, Trail>,
+    /// ICMP errors about packets that are for nobody.
+    errors: Rate,
     /// Fragments that followed one.
     pub(crate) followed: u64,
     /// Packets of unknown flows that were forwarded by the ring.
@@ -72,7 +74,7 @@ pub(crate) struct Model {
     pub(crate) received: u64,
 }
 
-/// New connections that count still: each second as many are forgotten as may come.
+/// What came and counts still: each second as many are forgotten as may come.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rate {
     came: u32,
@@ -80,10 +82,10 @@ struct Rate {
 }
 
 impl Rate {
-    fn take(&mut self, rate: u32, now: u32) -> bool {
+    fn take(&mut self, rate: u32, burst: u32, now: u32) -> bool {
         self.came = self.came.saturating_sub(rate.saturating_mul(now - self.at));
         self.at = now;
-        let comes = self.came < rate;
+        let comes = self.came < burst;
         self.came += u32::from(comes);
         comes
     }
@@ -108,6 +110,7 @@ impl Model {
             rates: HashMap::new(),
             outside: HashSet::new(),
             trails: HashMap::new(),
+            errors: Rate::default(),
             followed: 0,
             picked_up: 0,
             received: 0,
@@ -180,7 +183,7 @@ impl Model {
             if let Some(reason) = reason {
                 let unknown = reason == DropReason::NoFlow && is_answered(packet);
                 if unknown || matches!(reason, DropReason::NoBackend | DropReason::BackendsFull) {
-                    return Ok(self.refuse(reason, xdp));
+                    return Ok(self.refuse(packet, reason, xdp));
                 }
                 return Ok(self.drop(reason));
             }
@@ -190,7 +193,7 @@ impl Model {
             if !xdp && flow.state != FlowState::Closing {
                 self.see(key, true, Some(RST));
             }
-            return Ok(self.refuse(DropReason::BackendGone, xdp));
+            return Ok(self.refuse(packet, DropReason::BackendGone, xdp));
         }
         if xdp && world::is_local(flow.backend) {
             return Ok(Fate::Passes);
@@ -279,13 +282,16 @@ impl Model {
         Fate::Becomes(Datagram { src: trail.src, dst: trail.dst, ttl, shape, ..packet })
     }
 
-    /// The sender is told: by tc.
-    fn refuse(&mut self, reason: DropReason, xdp: bool) -> Fate {
+    /// The sender is told: by tc, and of datagrams not too often.
+    fn refuse(&mut self, packet: Datagram, reason: DropReason, xdp: bool) -> Fate {
         if xdp {
             return Fate::Passes;
         }
         *self.drops.entry(reason).or_default() += 1;
-        Fate::Refused
+        if packet.flags.is_some() || self.errors.take(1000, 50, self.now) {
+            return Fate::Refused;
+        }
+        Fate::Drops
     }
 
     /// A packet of a backend to whom it takes for its client, at a hook.
@@ -486,7 +492,7 @@ impl Model {
         // All clients of IPv6 are in one network.
         let client = if world::is_v4(frontend) { client } else { 0 };
         let now = self.now;
-        let mut comes = |who, rate| rate == 0 || self.rates.entry((who, frontend)).or_default().take(rate, now);
+        let mut comes = |who, rate| rate == 0 || self.rates.entry((who, frontend)).or_default().take(rate, rate, now);
         if !comes(Some(client), client_rate) {
             return Some(DropReason::ClientRate);
         }

@@ -40,6 +40,7 @@ modules! {
     "../../src/packet.rs" packet;
     "../../src/parse.rs" parse;
     "../../src/pipeline.rs" pipeline;
+    "../../src/rate.rs" rate;
     "../../src/requests.rs" requests;
     "../../src/reset.rs" reset;
     "../../src/rewrite.rs" rewrite;

@@ -265,6 +265,11 @@ impl<C: EbpfContext> Env for Kernel<'_, C> {
     }
 
     #[inline(always)]
+    fn error_rate(&self) -> Option<Shared<u64>> {
+        ERROR_RATE.get_ptr_mut(0).map(shared)
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey, out: &mut Fragment) -> bool {
         // SAFETY: fragments of one packet that come at once may find a value that is being written: they are lost then.
         let found = unsafe { FRAGMENTS.get(key) };

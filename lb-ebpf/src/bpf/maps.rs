@@ -59,6 +59,7 @@ maps! {
     "knocks" KNOCKS: Array<u64> = 4096, 0;
     "rates" RATES: Array<u64> = 4096, 0;
     "client_rates" CLIENT_RATES: LruHashMap<AffinityKey, u64> = 65536, 0;
+    "error_rate" ERROR_RATE: Array<u64> = 1, 0;
     "fragments" FRAGMENTS: LruHashMap<FragmentKey, Fragment> = 16384, 0;
     "fragment_ids" FRAGMENT_IDS: Array<u64> = FRAGMENT_COUNTERS, 0;
     "targets" TARGETS: HashMap<Target, u32> = 16384, BPF_F_NO_PREALLOC;

@@ -213,7 +213,7 @@ fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reaso
             1 => Complaint::TimeExceeded,
             _ => Complaint::Refused,
         };
-        answer::answer(packet, parsed, what, limit)
+        answer::answer(packet, env, parsed, what, limit)
     });
     if !answered {
         return TC_ACT_SHOT;

@@ -8,6 +8,8 @@ use lb_common::Algorithm;
 use super::*;
 use crate::memory::Memory;
 
+const SECOND: u64 = 1_000_000_000;
+
 fn frontend(max_connections: u32, client_rate: u32, rate: u32) -> Frontend {
     let algorithm = Algorithm::RoundRobin as u8;
     Frontend { id: 1, service: 2, algorithm, max_connections, client_rate, rate, ..Frontend::default() }

@@ -119,6 +119,11 @@ pub fn client_rate(key: &AffinityKey, due: &u64) -> Element {
     element! { "client": key.client.ip().to_string(), "service": key.service, "due": due }
 }
 
+/// The element of `error_rate`.
+pub fn error_rate(due: u64) -> Element {
+    element! { "due": due }
+}
+
 /// Element of `fragments`.
 pub fn fragment(key: &FragmentKey, fragment: &Fragment) -> Element {
     let way = match fragment.way {

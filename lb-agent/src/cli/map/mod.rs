@@ -84,6 +84,7 @@ pub fn elements(name: &'static str, maps: &MapFolder, source: &impl Inspect) -> 
         map::KNOCKS => array(&maps.array::<u64>(name)?, |index, at| element::knock(index, *at)),
         map::RATES => array(&maps.array::<u64>(name)?, |frontend, due| element::rate(frontend, *due)),
         map::CLIENT_RATES => hash(maps.hash::<AffinityKey, u64>(name)?, element::client_rate),
+        map::ERROR_RATE => maps.array::<u64>(name)?.iter().map(|due| element::error_rate(*due)).collect(),
         map::FRAGMENTS => hash(maps.hash::<FragmentKey, Fragment>(name)?, element::fragment),
         map::FRAGMENT_IDS => array(&maps.array::<u64>(name)?, |counter, given| element::fragment_ids(counter, *given)),
         map::FLOWS | map::REPLIES => buckets(&maps.array::<Bucket>(name)?),

@@ -1,5 +1,7 @@
 //! What the routing table makes of a packet: every answer, at every hook; and what XDP leaves to tc.
 
+use std::net::SocketAddr;
+
 use lb_common::{DropReason, Protocol};
 use lb_ebpf::{env::Hook, flow::Direction::In};
 
@@ -25,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ));
             cases.push(no_route(world(Place::Nowhere)));
             cases.push(too_big(world(Place::Narrow)));
+            cases.push(too_many(world(Place::Narrow)));
             cases.push(last_hop(world(Place::Local)));
             cases.push(last_hop(world(Place::Remote)));
             cases.push(last_hop_of_answers(world(Place::Remote)));
@@ -104,6 +107,30 @@ fn too_big(world: World) -> Case {
     made_once(&mut case);
     let out = fits.clone().dst(world.endpoint(0)).ttl(63);
     case.inwards(CLIENTS, &fits, Way::Out(Interface::Thin), out, 0);
+    case
+}
+
+/// Errors are limited in rate all together, but not that a packet is too big, and resets are not.
+fn too_many(world: World) -> Case {
+    const BURST: usize = 50;
+    let mut case = named("too many errors", world.clone());
+    let packet = opening(&world);
+    let (last, large) = (packet.clone().ttl(1), packet.payload(1400));
+    for _ in 0..2 {
+        for _ in 0..BURST {
+            case.answers(CLIENTS, &last, DropReason::TtlExceeded, over(&case));
+        }
+        for _ in 0..3 {
+            case.drops_late(CLIENTS, &last, DropReason::TtlExceeded);
+            case.answers(CLIENTS, &large, DropReason::TooBig, too_big_kind(&case));
+            if world.protocol == Protocol::Tcp {
+                let stray = tcp(ACK, SocketAddr::new(world.client().ip(), 9), world.vip(0));
+                case.refuses_for(Interface::Up0, &stray, DropReason::NoFlow);
+            }
+        }
+        case.then(Step::Wait(1));
+    }
+    made_once(&mut case);
     case
 }
 
