@@ -6,7 +6,7 @@ use lb_common::{Addr, DropReason, SocketKey};
 use crate::{
     checksum,
     env::{Env, Hook, Scratch, Tuple},
-    header::HOPS,
+    header::{self, HOPS},
     packet::{Packet, TransportChange},
     parse::{FRAGMENT, Parsed},
     pipeline::Verdict,
@@ -58,8 +58,7 @@ fn is_of_one_host(addr: &Addr) -> bool {
 fn turn<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Option<()> {
     let (l4, v4) = (parsed.l4 as u32, parsed.is_v4());
     if parsed.l3 as u32 >= ETHERNET {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = packet.load::<[u8; 12]>(0)?;
-        packet.store(0, [g, h, i, j, k, l, a, b, c, d, e, f])?;
+        header::turn_link(packet)?;
     }
     let (old, new) = ([request(v4), 0], [reply(v4), 0]);
     let data = checksum::half(u16::from_ne_bytes(old), u16::from_ne_bytes(new));

@@ -127,6 +127,8 @@ pub struct Scratch {
     pub next_hop: NextHop,
     /// Not 0 if `fib` has its link layer address.
     pub resolved: u32,
+    /// The VLAN tag that an answer gets back: its type as the packet has it, and what it says, a half of the word each; 0: none.
+    pub tag: u32,
 }
 
 /// The state of the search for a reply entry, between two steps of it.

@@ -13,6 +13,13 @@ pub const fn be(value: u32) -> u32 {
     value.to_be()
 }
 
+/// Makes the sender of a frame its receiver.
+#[inline(always)]
+pub fn turn_link<P: Packet>(packet: &mut P) -> Option<()> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = packet.load::<[u8; 12]>(0)?;
+    packet.store(0, [g, h, i, j, k, l, a, b, c, d, e, f])
+}
+
 /// The one's complement sum of `bytes` bytes of the packet, a multiple of four; `None` if they are out of reach, or more than `MAX`
 /// words.
 #[inline(always)]

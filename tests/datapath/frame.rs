@@ -11,6 +11,7 @@ use lb_ebpf::{
     answer::{self, Complaint},
     checksum,
     env::Hook,
+    header,
     packet::{Packet, Plain, TransportChange},
     pipeline::{self, Action, Verdict},
 };
@@ -133,8 +134,21 @@ impl Memory {
     /// Drops a packet, of which its sender is told where that is possible.
     fn tell(&mut self, frame: &mut Frame, via: Interface, what: Complaint, limit: u32, reason: DropReason) -> Fate {
         let dropped = self.drop_packet(reason);
-        let env = self.at(Hook::Ingress, via);
-        if answer::answer(frame, &env, &self.parsed(), what, limit) { Fate::Out(Some(via)) } else { dropped }
+        let mut parsed = self.parsed();
+        let tagged = parsed.l3 == 18;
+        if tagged {
+            // tc takes the tag out, and the kernel keeps beside the packet what tc puts back.
+            frame.bytes.drain(12..16);
+            frame.reach = frame.bytes.len();
+            (parsed.l3, parsed.l4) = (14, parsed.l4 - 4);
+        }
+        if !answer::answer(frame, &self.at(Hook::Ingress, via), &parsed, what, limit) {
+            return dropped;
+        }
+        if tagged {
+            header::turn_link(frame);
+        }
+        Fate::Out(Some(via))
     }
 }
 

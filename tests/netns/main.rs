@@ -14,6 +14,7 @@ mod limits;
 mod pmtu;
 mod pods;
 mod policies;
+mod qinq;
 mod reach;
 mod refusals;
 mod requests;

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod pins;
 pub mod process;
 pub mod prometheus;
+pub mod qinq;
 pub mod replay;
 pub mod report;
 pub mod requirements;

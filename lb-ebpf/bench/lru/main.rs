@@ -54,6 +54,7 @@ mod bpf {
     pub(crate) mod maps;
     mod reach;
     mod tc;
+    mod vlan;
     mod words;
     mod xdp;
 }

@@ -9,5 +9,6 @@ mod sock_list;
 mod sock_ops;
 mod sock_requests;
 mod tc;
+mod vlan;
 mod words;
 mod xdp;

@@ -28,7 +28,7 @@ use lb_ebpf::{
 use super::{
     env::{Kernel, interface_flags, macs},
     maps::{self, DROPS},
-    reach,
+    reach, vlan,
 };
 
 /// Lets the next program decide, and the stack if there is none.
@@ -37,7 +37,7 @@ const NEXT: i32 = -1;
 const REACH: u32 = 224;
 
 /// A socket buffer.
-struct Buffer(*mut __sk_buff);
+pub(super) struct Buffer(pub(super) *mut __sk_buff);
 
 impl Packet for Buffer {
     #[inline(always)]
@@ -200,6 +200,10 @@ fn reply<E: Env>(env: &E, skb: *mut __sk_buff) -> i32 {
 fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reason: u32) -> i32 {
     count_drop(reason);
     let answered = env.scratch().is_some_and(|scratch| {
+        scratch.tag = 0;
+        if scratch.packet.l3 == vlan::L3 && !vlan::take_out(packet.0, scratch) {
+            return false;
+        }
         let parsed = &mut scratch.packet;
         if parsed.l3 == 0 {
             (parsed.l3, parsed.l4) = (14, parsed.l4 + 14);
@@ -217,6 +221,11 @@ fn tell<E: Env>(env: &E, packet: &mut Buffer, what: Complaint, limit: u32, reaso
     });
     if !answered {
         return TC_ACT_SHOT;
+    }
+    if let Some(scratch) = env.scratch()
+        && scratch.tag != 0
+    {
+        return vlan::send_back(packet.0, scratch);
     }
     // SAFETY: `packet.0` is the program's context; a helper that checks its arguments, and finds the next hop itself.
     unsafe { bpf_redirect_neigh((*packet.0).ifindex, core::ptr::null_mut(), 0, 0) as i32 }
