@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, umount2};
+use serde_json::Value;
 
 use super::{
     groups::{self, Group},
@@ -33,7 +34,10 @@ pub fn down(cluster: &Name) -> Result<()> {
     nodes.iter().try_for_each(|name| remove(&Path::new(pins::ROOT).join(name)))?;
     network::remove(owners.into_iter().chain([cluster.client()]).chain(pod_networks))?;
     remove_links_into(Path::new("/var/log/containers"), &cluster.folder());
-    nodes.iter().try_for_each(|name| remove_results(name))?;
+    for result in nodes.iter().flat_map(|name| results(name)) {
+        sandboxes(&fs::read_to_string(&result).unwrap_or_default()).iter().for_each(|name| remove_empty(name));
+        fs::remove_file(&result).with_context(|| result.display().to_string())?;
+    }
     remove(&cluster.folder())
 }
 
@@ -72,12 +76,29 @@ fn remove_links_into(links: &Path, folder: &Path) {
 }
 
 /// CNI plugins keep their results in a place that cannot be chosen, named NETWORK-CONTAINER-INTERFACE.
-fn remove_results(node: &str) -> Result<()> {
+fn results(node: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten();
     let prefix = format!("{node}-");
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-    ours.map(|entry| entry.path())
-        .try_for_each(|path| fs::remove_file(&path).with_context(|| path.display().to_string()))
+    ours.map(|entry| entry.path()).collect()
+}
+
+/// The names of the network namespaces that such a result is about.
+fn sandboxes(result: &str) -> BTreeSet<String> {
+    let result: Value = serde_json::from_str(result).unwrap_or_default();
+    let interfaces = result["result"]["interfaces"].as_array().into_iter().flatten();
+    let paths = interfaces.filter_map(|interface| Path::new(interface["sandbox"].as_str()?).file_name());
+    paths.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.starts_with("cni-")).collect()
+}
+
+/// Removes the file over which containerd mounted a pod's network namespace: in the node's mount namespace, so that it is empty
+/// here, and stays when that has gone. One that is a namespace here is somebody's.
+fn remove_empty(name: &str) {
+    let path = Path::new(namespace::FOLDER).join(name);
+    let (Ok(folder), Ok(file)) = (fs::metadata(namespace::FOLDER), fs::symlink_metadata(&path)) else { return };
+    if file.is_file() && file.len() == 0 && file.dev() == folder.dev() {
+        drop(fs::remove_file(&path));
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +111,16 @@ mod tests {
                          3 2 0:3 / /a/b/c rw - tmpfs tmpfs rw\n4 1 0:4 / /a/bc rw - tmpfs tmpfs rw\n";
         let found = mounts_below(mountinfo, Path::new("/a/b"));
         assert_eq!(found, ["/a/b/c", "/a/b"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_result_says_which_network_namespace_it_is_about() {
+        let result = r#"{"kind":"cniCacheV1","networkName":"n","result":{"cniVersion":"1.0.0","interfaces":[
+            {"name":"veth1","mac":"02:00:00:00:00:01"},
+            {"name":"eth0","mac":"02:00:00:00:00:02","sandbox":"/var/run/netns/cni-7f"}]}}"#;
+        assert_eq!(sandboxes(result), BTreeSet::from(["cni-7f".to_owned()]));
+        for other in ["", "{}", r#"{"result":{"interfaces":[{"sandbox":"/proc/7/ns/net"},{"sandbox":7}]}}"#] {
+            assert!(sandboxes(other).is_empty(), "{other}");
+        }
     }
 }
