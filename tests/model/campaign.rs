@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Error, Result, ensure};
@@ -76,6 +77,35 @@ impl Campaign {
                 .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         Ok(self.found().failure.take())
+    }
+
+    /// The same, and says how far it is from time to time.
+    pub(crate) fn run_and_tell(
+        &self,
+        wanted: &(dyn Fn(u64) -> bool + Sync),
+        each: Duration,
+    ) -> Result<Option<Failure>> {
+        let begin = Instant::now();
+        let failure = thread::scope(|scope| {
+            let run = scope.spawn(|| self.run(wanted));
+            let mut next = each;
+            while !run.is_finished() {
+                thread::sleep(Duration::from_millis(50));
+                if begin.elapsed() >= next {
+                    self.tell(begin);
+                    next += each;
+                }
+            }
+            run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        self.tell(begin);
+        failure
+    }
+
+    fn tell(&self, begin: Instant) {
+        let (done, took) = (self.done.load(Ordering::Relaxed), begin.elapsed());
+        let rate = done as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+        println!("{:5.0} s  {done:>11} operations  {rate:>7.0}/s  seed {}", took.as_secs_f64(), self.seed());
     }
 
     /// The seed of the list that was begun last.

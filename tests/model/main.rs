@@ -37,8 +37,6 @@ mod world;
 
 use std::{
     process::ExitCode,
-    sync::atomic::Ordering,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -104,28 +102,10 @@ fn fuzz(args: &Args) -> Result<Option<String>> {
     let campaign = Campaign::new(stage, args.seed.unwrap_or_else(|| fastrand::u64(..)));
     let begin = Instant::now();
     let enough = Duration::try_from_secs_f64(args.minutes.max(0.0) * 60.0).unwrap_or(Duration::MAX);
-    let failure = thread::scope(|scope| {
-        let run = scope.spawn(|| campaign.run(&|_| begin.elapsed() < enough));
-        let mut line = LINE;
-        while !run.is_finished() {
-            thread::sleep(Duration::from_millis(50));
-            if begin.elapsed() >= line {
-                progress(&campaign, begin);
-                line += LINE;
-            }
-        }
-        run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    progress(&campaign, begin);
+    let failure = campaign.run_and_tell(&|_| begin.elapsed() < enough, LINE)?;
     let missing = campaign.missing();
     if !missing.is_empty() {
         println!("never met: {}", Vec::from_iter(missing).join(", "));
     }
     failure.map(|failure| failure.report(stage, ATTEMPTS, Some(&cases::folder()))).transpose()
-}
-
-fn progress(campaign: &Campaign, begin: Instant) {
-    let (done, took) = (campaign.done.load(Ordering::Relaxed), begin.elapsed());
-    let rate = done as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
-    println!("{:5.0} s  {done:>11} operations  {rate:>7.0}/s  seed {}", took.as_secs_f64(), campaign.seed());
 }

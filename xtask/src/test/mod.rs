@@ -1,11 +1,12 @@
 //! `cargo xtask test [LAYER]`: runs the tests of one layer or of all, and ends with one summary.
 
+mod background;
 mod output;
 
 use std::{
     env,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -13,9 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use weir_tests::cluster::{keda, programs};
-use xshell::cmd;
+use xshell::{Shell, cmd};
 
-use self::output::Counts;
+use self::{background::Background, output::Counts};
 use crate::{
     build, cluster, lint, privilege,
     setup::{self, Purpose},
@@ -38,6 +39,8 @@ enum Layer {
     Host,
     /// The loaded programs under BPF_PROG_TEST_RUN; needs root
     Kernel,
+    /// Eight million more random operations on the loaded programs beside a model of them, at low priority; needs root
+    Model,
     /// Real traffic between network namespaces; needs root
     Netns,
     /// A real Kubernetes cluster; needs root, and some minutes once to build Kubernetes
@@ -48,7 +51,8 @@ enum Layer {
     Prometheus,
     /// The chart under Helm: no root, and a minute once to build Helm
     Chart,
-    /// All but keda, one after the other, each of them even when one fails; before them the lints where CI=true
+    /// All but keda, one after the other (model beside those from netns on, which mostly wait), each of them even when one fails; before
+    /// them the lints where CI=true
     All,
 }
 
@@ -58,6 +62,7 @@ impl Layer {
         match self {
             Self::Host => "host",
             Self::Kernel => "kernel",
+            Self::Model => "model",
             Self::Netns => "netns",
             Self::Kubernetes => "kubernetes",
             Self::Keda => "keda",
@@ -74,16 +79,18 @@ impl Layer {
             Self::Prometheus => &["--test", "observe"],
             Self::Chart => &["--test", "chart"],
             Self::Kernel => &["--test", "kernel", "--package", "weir-model", "--bin", "model"],
+            Self::Model => &["--package", "weir-model", "--bin", "model"],
             Self::Netns => &["--test", "netns"],
             Self::Kubernetes | Self::Keda => &["--test", "kubernetes"],
         }
     }
 
-    /// The single layers that this one stands for.
+    /// The single layers that this one stands for, without the one in the background.
     fn parts(self) -> &'static [Self] {
         match self {
             Self::Host => &[Self::Host],
             Self::Kernel => &[Self::Kernel],
+            Self::Model => &[Self::Model],
             Self::Netns => &[Self::Netns],
             Self::Kubernetes => &[Self::Kubernetes],
             Self::Keda => &[Self::Keda],
@@ -117,8 +124,15 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
         outcomes.push(Outcome::of("build", build_for_tests));
     }
     let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
-    let runnable = parts.iter().filter(|layer| built || **layer == Layer::Host);
-    outcomes.extend(runnable.map(|layer| Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments))));
+    let mut model = None;
+    for layer in parts.iter().filter(|layer| built || **layer == Layer::Host) {
+        // Who asks for some tests by name does not mean these.
+        if args.layer == Layer::All && *layer == Layer::Netns && args.arguments.is_empty() {
+            model = Some(Background::start(Layer::Model));
+        }
+        outcomes.push(Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments)));
+    }
+    outcomes.extend(model.map(Background::finish));
     outcomes
 }
 
@@ -130,8 +144,8 @@ fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
             cluster::installed("helm")?;
             tool_tests(layer, arguments)
         }
-        Layer::Kernel | Layer::Netns | Layer::Kubernetes | Layer::Keda | Layer::All => {
-            privileged_tests(layer, arguments)
+        Layer::Kernel | Layer::Model | Layer::Netns | Layer::Kubernetes | Layer::Keda | Layer::All => {
+            counted(privileged_tests(&shell::in_root()?, layer, arguments)?)
         }
     }
 }
@@ -153,9 +167,13 @@ fn tool_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     counted(build::with_object(tests.args(layer.programs()).arg("--").args(arguments)))
 }
 
-fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
-    let shell = shell::in_root()?;
-    let tests = cmd!(shell, "cargo test --locked --package weir-tests --features privileged --no-fail-fast");
+/// The command that runs a layer's tests as root.
+fn privileged_tests<'a>(shell: &'a Shell, layer: Layer, arguments: &[String]) -> Result<xshell::Cmd<'a>> {
+    let selection = ["--locked", "--package", "weir-tests", "--features", "privileged", "--no-fail-fast"];
+    let tests = match layer {
+        Layer::Model => cmd!(shell, "nice -n 19 cargo test {selection...}"),
+        _ => cmd!(shell, "cargo test {selection...}"),
+    };
     // One after the other: they share the kernel's counters and few cores.
     let tests = tests.args(layer.programs()).args(["--", "--test-threads=1"]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
@@ -167,27 +185,36 @@ fn privileged_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
     let tests = match layer {
         // Those that the cluster's other tests leave out.
         Layer::Keda => tests.arg("--ignored").env(keda::VARIABLE, cluster::keda()?),
+        // Those that the kernel's other tests leave out; they say how far they are.
+        Layer::Model => tests.args(["--ignored", "--nocapture"]),
         _ => tests,
     };
-    let runner = privilege::runner(&shell)?;
+    let runner = privilege::runner(shell)?;
     privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
-    counted(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
+    Ok(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
 }
 
 /// Runs `cargo test`, shows its output as it comes, and counts the tests in it.
 fn counted(tests: xshell::Cmd<'_>) -> Result<Counts> {
+    follow(start(tests)?, |line| println!("{line}"))
+}
+
+fn start(tests: xshell::Cmd<'_>) -> Result<Child> {
     eprintln!("$ {tests}");
-    let mut child =
-        Command::from(tests).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting cargo")?;
-    let output = child.stdout.take().context("cargo has no output")?;
+    Command::from(tests).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting cargo")
+}
+
+/// Shows the output of `cargo test` as it comes, and counts the tests in it.
+fn follow(mut tests: Child, mut show: impl FnMut(&str)) -> Result<Counts> {
+    let output = tests.stdout.take().context("cargo has no output")?;
     let mut counts = Counts::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        show(&line);
         counts.add(&line);
     }
-    counts.ended_well = child.wait()?.success();
+    counts.ended_well = tests.wait()?.success();
     Ok(counts)
 }
 
