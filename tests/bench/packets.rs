@@ -119,10 +119,6 @@ impl<'a> Row<'a> {
         Ok(all)
     }
 
-    fn name(&self) -> String {
-        format!("{}: {}", self.hook.name(), self.case.name)
-    }
-
     fn tell(&self, report: &mut Report) {
         let name = self.name();
         let nanoseconds = |subject: Subject| -> Vec<f64> {

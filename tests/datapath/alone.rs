@@ -122,7 +122,7 @@ fn a_packet_without_an_ethernet_header_is_given_one_with_the_datagram_around_it(
         let verdict = memory.verdict(Hook::Ingress, Interface::Up0, &mut frame);
         assert_eq!(verdict, Verdict::interface(Interface::Up1.number().into()));
         let from = world.masked_peer(0).ip();
-        let outer = packet.ttl(63).carried(from, world.endpoint(0), 80, Protocol::Udp).as_seen(&frame.bytes);
+        let outer = packet.ttl(63).carried(from, world.endpoint(0), 80, Protocol::Udp).seen_in(&frame.bytes);
         assert_eq!(frame.bytes[12..], outer.frame()[12..]);
 
         let (mut memory, world) = forwarding(family, Place::Local);

@@ -195,7 +195,7 @@ fn a_backend_in_the_node_s_own_namespace_is_reached() -> Result<()> {
         service.endpoints = addresses.map(endpoint).to_vec();
         let [_first, second] = pair.start(&service, Options::datapath(datapath))?;
         for frontend in [vip4(80), vip6(80)] {
-            pair.0.client(|| client::upload(frontend, BYTES / 10)).with_context(|| frontend.to_string())?;
+            pair.0.client(|| client::upload(frontend, BYTES / 4)).with_context(|| frontend.to_string())?;
             let seen = pair.0.client(|| seen_by(frontend)).with_context(|| frontend.to_string())?;
             ensure!(seen.contains("own"), "{seen}");
         }

@@ -15,7 +15,7 @@ use aya_ebpf::{
     maps::{LruHashMap, PerCpuArray},
 };
 use lb_common::{Bucket, Flow, FlowState, Port};
-pub use original::table::{Busy, Hit, Inserted, Key, NO_LINK, Outcome, key_of};
+pub use original::table::{Busy, FORWARDED, Hit, Inserted, Key, NO_LINK, Outcome, key_of};
 
 use crate::{
     bpf::maps::SCRATCH,

@@ -156,7 +156,7 @@ impl Spec {
     }
 
     /// The fragment with the id that is in a frame of its form.
-    fn id_of(self, frame: &[u8]) -> Self {
+    pub(crate) fn id_of(self, frame: &[u8]) -> Self {
         let (at, length) = if self.src.is_ipv4() { (self.l3() + 4, 2) } else { (self.l4() - 4, 4) };
         let bytes = frame.get(at..at + length).unwrap_or_default();
         self.id(bytes.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)))
@@ -182,7 +182,7 @@ impl Spec {
     }
 
     /// With what nobody can foretell as it is in a frame of its form.
-    pub(crate) fn as_seen(self, frame: &[u8]) -> Self {
+    pub(crate) fn seen_in(self, frame: &[u8]) -> Self {
         match self.part {
             Part::Whole => self,
             Part::First | Part::Later => self.id_of(frame),

@@ -203,7 +203,7 @@ impl<S: Subject> Running<'_, S> {
                     now.traffic[*index] = added(now.traffic[*index], *direction, out.ip().len());
                 }
                 let macs = hook == Hook::Xdp && self.subject.writes_macs();
-                let out = out.as_ref().clone().as_seen(&after);
+                let out = out.as_ref().clone().seen_in(&after);
                 (fate_of(*way), expected_frame(&out, *way, macs, frame, *carried))
             }
         };
