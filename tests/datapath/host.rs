@@ -26,6 +26,7 @@ use lb_ebpf::{
     parse::Parsed,
     requests::Begun,
     sweep,
+    table::FORWARDED,
 };
 
 use crate::table::{
@@ -188,16 +189,17 @@ impl Memory {
         }
     }
 
-    fn entries(buckets: &[UnsafeCell<Bucket>]) -> impl Iterator<Item = FlowState> {
+    /// The slots that the entries of a table name as their others.
+    fn links(buckets: &[UnsafeCell<Bucket>]) -> impl Iterator<Item = u32> {
         // SAFETY: as in `counters`.
-        let states = buckets.iter().flat_map(|b| unsafe { (*b.get()).meta }).map(meta_state);
-        states.filter(|state| *state != FlowState::Free)
+        let ways = buckets.iter().map(|b| unsafe { *b.get() }).flat_map(|b| b.meta.into_iter().zip(b.ways));
+        ways.filter(|(meta, _)| meta_state(*meta) != FlowState::Free).map(|(_, flow)| flow.link)
     }
 
     /// Forward and reply entries, and those of flows that are forwarded, which have no other.
     pub(crate) fn flows(&self) -> (usize, usize, usize) {
-        let (forwarded, own): (Vec<_>, Vec<_>) = Self::entries(&self.flows).partition(|state| state.is_forwarded());
-        (own.len(), Self::entries(&self.replies).count(), forwarded.len())
+        let (forwarded, own): (Vec<u32>, Vec<u32>) = Self::links(&self.flows).partition(|link| *link == FORWARDED);
+        (own.len(), Self::links(&self.replies).count(), forwarded.len())
     }
 
     /// Takes or gives back the locks of a whole table, as another CPU would.

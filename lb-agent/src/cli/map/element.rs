@@ -313,11 +313,11 @@ mod tests {
         let dns = key("10.0.0.2:53/UDP");
         assert_eq!(
             text(&frontend(&dns, &tables.frontends[&dns])),
-            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600,"maxConnections":0,"clientRate":0,"rate":0}"#
+            r#"{"frontend":"10.0.0.2:53/UDP","id":2,"service":2,"algorithm":"maglev","tableOffset":8,"tableLength":5,"outsideTableOffset":8,"outsideTableLength":5,"affinity":true,"affinitySeconds":600,"forwards":false,"maxConnections":0,"clientRate":0,"rate":0}"#
         );
         assert_eq!(
             text(&vip(2, &tables.vips[&2])),
-            r#"{"id":2,"frontend":"10.0.0.2:53/UDP","state":"live","measured":false}"#
+            r#"{"id":2,"frontend":"10.0.0.2:53/UDP","state":"live","measured":false,"forwards":false}"#
         );
         assert_eq!(
             text(&backend(2, &tables.backends[&2])),
