@@ -82,6 +82,8 @@ pub struct Scratch {
     pub quoted: Parsed,
     /// What the packet becomes.
     pub to: Tuple,
+    /// What the packet becomes that an ICMP error quotes.
+    pub quoted_to: Tuple,
     /// When it came.
     pub now: u32,
     /// Not 0 if the requests of its flow are measured.

@@ -38,14 +38,19 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scrat
         Outcome::Truncated => return Verdict::TRUNCATED,
         _ => return Verdict::PASS,
     }
-    let Some((direction, outer, quoted)) = translation(env, scratch) else { return Verdict::PASS };
+    let Some(direction) = translation(env, scratch) else { return Verdict::PASS };
     if direction == Direction::In && scratch.hit.link == FORWARDED {
         let (port, protocol) = (scratch.quoted.src_port, scratch.quoted.protocol);
         // The flow was not heard of by this packet.
         scratch.hit = dsr::passing(scratch.hit.backend);
         return dsr::send_quietly(packet, env, scratch, port, protocol);
     }
-    scratch.to = outer;
+    go(packet, env, scratch, direction)
+}
+
+/// Sends an error on as `scratch` says. Not inlined: its stack is its own, and not that of who forwards one.
+#[inline(never)]
+fn go<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch, direction: Direction) -> Verdict {
     let bytes = scratch.packet.ip_bytes;
     let route = way(env, scratch, direction, bytes);
     let (hop, verdict) = match route {
@@ -57,15 +62,15 @@ pub fn translate<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scrat
         Route::TooBig(_) => return Verdict::drop(DropReason::TooBig),
         Route::Drop(reason) => return Verdict::drop(reason),
     };
-    if rewrite_error(packet, scratch, &quoted, hop).is_none() {
+    if rewrite_error(packet, scratch, hop).is_none() {
         return Verdict::drop(DropReason::RewriteFailed);
     }
     verdict
 }
 
-/// Which way the error goes, and what the outer and the quoted tuple become, if the quoted packet is of one of our flows.
+/// Which way the error goes, and in `scratch` what the outer and the quoted tuple become, if the quoted packet is of one of our flows.
 #[inline(always)]
-fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Direction, Tuple, Tuple)> {
+fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<Direction> {
     let q = &scratch.quoted;
     if env.hook() != Hook::Egress {
         // About a reply that we sent to the client in the frontend's name: for the backend.
@@ -82,11 +87,9 @@ fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Direction, Tup
             let masked = hit.snat_port.0 != 0;
             let (peer, peer_port) = if masked { (backend.source, hit.snat_port) } else { (q.dst, q.dst_port) };
             let outer_src = if masked { backend.source } else { scratch.packet.src };
-            return Some((
-                Direction::In,
-                Tuple { src: outer_src, dst: backend.addr, ..Tuple::default() },
-                Tuple { src: backend.addr, dst: peer, src_port: backend.port, dst_port: peer_port },
-            ));
+            scratch.to = Tuple { src: outer_src, dst: backend.addr, ..Tuple::default() };
+            scratch.quoted_to = Tuple { src: backend.addr, dst: peer, src_port: backend.port, dst_port: peer_port };
+            return Some(Direction::In);
         }
     }
     // About a packet that we sent to the backend: for the client.
@@ -98,17 +101,15 @@ fn translation<E: Env>(env: &E, scratch: &mut Scratch) -> Option<(Direction, Tup
     let q = &scratch.quoted;
     let vip = env.vip(client.id)?.key;
     let outer_src = if scratch.packet.src == q.dst { vip.addr } else { scratch.packet.src };
-    Some((
-        Direction::Out,
-        Tuple { src: outer_src, dst: client.addr, ..Tuple::default() },
-        Tuple { src: client.addr, dst: vip.addr, src_port: client.port, dst_port: vip.port },
-    ))
+    scratch.to = Tuple { src: outer_src, dst: client.addr, ..Tuple::default() };
+    scratch.quoted_to = Tuple { src: client.addr, dst: vip.addr, src_port: client.port, dst_port: vip.port };
+    Some(Direction::Out)
 }
 
 /// Writes both headers. What changes in the quoted packet changes the ICMP checksum, unless a checksum in it makes up for it.
 #[inline(always)]
-fn rewrite_error<P: Packet>(packet: &mut P, scratch: &mut Scratch, quoted: &Tuple, hop: bool) -> Option<()> {
-    let q = &scratch.quoted;
+fn rewrite_error<P: Packet>(packet: &mut P, scratch: &mut Scratch, hop: bool) -> Option<()> {
+    let (q, quoted) = (&scratch.quoted, &scratch.quoted_to);
     let (l3, l4) = (q.l3 as u32, q.l4 as u32);
     let moved = rewrite::address_change(q, quoted);
     let ports = rewrite::port_change(q, quoted.src_port, quoted.dst_port);
