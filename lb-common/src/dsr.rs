@@ -45,5 +45,5 @@ pub struct Target {
     pub service: u32,
 }
 
-plain_data!(Header, Target);
+plain_data!(Target);
 assert_size!(Header = 8, Target = 8);

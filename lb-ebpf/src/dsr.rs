@@ -16,12 +16,15 @@ use crate::{
     flow::{self, Direction},
     fragment,
     header::{self, be, length16},
-    packet::Packet,
+    packet::{Packet, Plain},
     parse::{FRAGMENT, Parsed, protocol},
     pipeline::{Action, Verdict, largest},
     rewrite,
     table::{FORWARDED, Hit},
 };
+
+// SAFETY: numbers without padding between them.
+unsafe impl Plain for Header {}
 
 const UDP: u32 = 8;
 /// Source ports: the dynamic ones (RFC 6335), by the flow, so that routers and queues spread flows and keep each in order.
@@ -164,17 +167,16 @@ pub fn receive<P: Packet, E: Env>(packet: &mut P, env: &E, scratch: &mut Scratch
         return Verdict::PASS;
     }
     let at = scratch.packet.l4 as u32 + UDP;
-    let Some([first, ports]) = packet.load::<[u32; 2]>(at) else { return Verdict::TRUNCATED };
-    let ([e, f, version, protocol], [g, h, i, j]) = (first.to_ne_bytes(), ports.to_ne_bytes());
-    if u16::from_be_bytes([e, f]) != MAGIC || version != VERSION {
+    let Some(header) = packet.load::<Header>(at) else { return Verdict::TRUNCATED };
+    let Header { magic, version, protocol, frontend, backend } = header;
+    if u16::from_be(magic) != MAGIC || version != VERSION {
         return Verdict::PASS;
     }
     let inner = at + HEADER;
     let Some(dst) = destination(packet, inner, scratch.packet.is_v4()) else { return Verdict::TRUNCATED };
-    scratch.key = SocketKey { addr: dst, port: Port(u16::from_ne_bytes([g, h])), protocol, zero: 0 };
+    scratch.key = SocketKey { addr: dst, port: frontend, protocol, zero: 0 };
     let Some(frontend) = env.frontend(&scratch.key) else { return Verdict::PASS };
     let (service, forwards) = (frontend.service, frontend.flags & FRONTEND_FORWARDS != 0);
-    let backend = Port(u16::from_ne_bytes([i, j]));
     scratch.key = SocketKey { addr: scratch.packet.dst, port: backend, protocol, zero: 0 };
     let Some(endpoint) = env.endpoint(&scratch.key).filter(|_| forwards) else { return Verdict::PASS };
     let Some(index) = env.target(&Target { endpoint, service }) else { return Verdict::PASS };

@@ -49,6 +49,3 @@ fn lower<P: Packet>(packet: &mut P, l4: u32, at: u32, limit: u32) -> Option<()> 
     packet.fix_transport_checksum(l4 + 16, TransportChange { pseudo: 0, data, zero_is_none: false, v6: false })?;
     packet.store(at, new)
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,6 +5,7 @@ mod chance;
 mod collisions;
 mod frame;
 mod host;
+mod mss;
 mod noise;
 mod table;
 

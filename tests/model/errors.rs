@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::frames::checksum;
 
+/// The identification of these packets.
+const ID: u8 = 7;
+
 /// An ICMP error that says that a packet did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IcmpError {
@@ -38,7 +41,7 @@ impl IcmpError {
         icmp[2..4].copy_from_slice(&sum.to_be_bytes());
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         frame.extend(if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
-        frame.extend(packet(self.src, self.dst, protocol, self.ttl, &icmp));
+        frame.extend(packet(self.src, self.dst, ID, protocol, self.ttl, &icmp));
         frame
     }
 
@@ -48,7 +51,7 @@ impl IcmpError {
         let ports = [self.from.port(), self.to.port()].map(u16::to_be_bytes).concat();
         let rest = if self.tcp { [0, 0, 0, 9] } else { [0, 8, 0, 0] };
         let protocol = if self.tcp { 6 } else { 17 };
-        packet(self.from.ip(), self.to.ip(), protocol, 60, &[ports, rest.to_vec()].concat())
+        packet(self.from.ip(), self.to.ip(), ID, protocol, 60, &[ports, rest.to_vec()].concat())
     }
 }
 
@@ -59,13 +62,13 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// An IP packet.
-fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+/// An IP packet that is not to be fragmented; of IPv6 `id` is not in it.
+pub(crate) fn packet(src: IpAddr, dst: IpAddr, id: u8, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u16;
     let mut header = match src {
         IpAddr::V4(_) => {
             let [high, low] = (20 + length).to_be_bytes();
-            vec![0x45, 0, high, low, 0, 7, 0x40, 0, ttl, protocol, 0, 0]
+            vec![0x45, 0, high, low, 0, id, 0x40, 0, ttl, protocol, 0, 0]
         }
         IpAddr::V6(_) => {
             let [high, low] = length.to_be_bytes();

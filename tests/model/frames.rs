@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::SocketKey;
 use serde::{Deserialize, Serialize};
 
+use crate::errors::packet;
+
 /// TCP flags.
 pub(crate) const FIN: u8 = 0x01;
 /// Opens a connection.
@@ -191,33 +193,13 @@ impl Datagram {
 pub(crate) fn carrier(frame: &[u8], from: SocketAddr, backend: SocketKey, frontend: SocketKey) -> Vec<u8> {
     const UDP: u8 = 17;
     let ports = [from.port(), lb_common::dsr::DEFAULT_PORT].map(u16::to_be_bytes).concat();
-    let packet = &frame[14..];
-    let length = ((16 + packet.len()) as u16).to_be_bytes();
+    let carried = &frame[14..];
+    let length = ((16 + carried.len()) as u16).to_be_bytes();
     let header = [b'W', b'e', 1, frontend.protocol];
     let rest = [frontend.port, backend.port].map(|port| port.number().to_be_bytes()).concat();
-    let datagram = [&ports[..], &length, &[0, 0], &header, &rest, packet].concat();
-    let ip = match (from.ip(), backend.addr.ip()) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let mut header = vec![0x45, 0];
-            header.extend([20 + datagram.len() as u16, 0, 0x4000].map(u16::to_be_bytes).concat());
-            header.extend([64, UDP, 0, 0]);
-            header.extend(src.octets());
-            header.extend(dst.octets());
-            let sum = checksum(&[&header]);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            header
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let mut header = vec![0x60, 0, 0, 0];
-            header.extend((datagram.len() as u16).to_be_bytes());
-            header.extend([UDP, 64]);
-            header.extend(src.octets());
-            header.extend(dst.octets());
-            header
-        }
-        _ => unreachable!("both ends are of one family"),
-    };
-    [&frame[..14], &ip, &datagram].concat()
+    let datagram = [&ports[..], &length, &[0, 0], &header, &rest, carried].concat();
+    let ip = packet(from.ip(), backend.addr.ip(), 0, UDP, 64, &datagram);
+    [&frame[..14], &ip].concat()
 }
 
 /// The Internet checksum of parts, all but the last of even length.

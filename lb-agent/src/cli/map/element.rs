@@ -66,8 +66,10 @@ pub fn vip(id: u32, vip: &Vip) -> Element {
         VIP_REMOVED => "removed",
         _ => "free",
     };
-    element! { "id": id, "frontend": vip.key.to_string(), "state": live, "measured": vip.flags & VIP_MEASURED != 0,
-    "forwards": vip.flags & VIP_FORWARDS != 0 }
+    element! {
+        "id": id, "frontend": vip.key.to_string(), "state": live, "measured": vip.flags & VIP_MEASURED != 0,
+        "forwards": vip.flags & VIP_FORWARDS != 0,
+    }
 }
 
 /// Element of `backends`.

@@ -1,43 +1,17 @@
-use std::{vec, vec::Vec};
+//! Largest segment sizes in the options of a SYN, wherever they stand.
 
-use super::*;
-use crate::{packet::Plain, parse::protocol};
+use lb_ebpf::{
+    checksum, mss,
+    parse::{Parsed, protocol},
+};
+
+use crate::frame::Frame;
 
 const L4: u32 = 34;
 
-/// A segment of which only the bytes from the transport header on are looked at.
-struct Segment(Vec<u8>);
-
-impl Packet for Segment {
-    fn load<T: Plain>(&self, offset: u32) -> Option<T> {
-        let bytes = self.0.get(offset as usize..offset as usize + size_of::<T>())?;
-        // SAFETY: as many bytes as `T` has, and `Plain` has no invalid patterns.
-        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-    }
-    fn store<T: Plain>(&mut self, offset: u32, value: T) -> Option<()> {
-        let bytes = self.0.get_mut(offset as usize..offset as usize + size_of::<T>())?;
-        // SAFETY: as many bytes as `T` has.
-        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
-        Some(())
-    }
-    fn length(&self) -> u32 {
-        self.0.len() as u32
-    }
-    fn segments(&self) -> (u32, u32) {
-        (1, 0)
-    }
-    fn fix_ip_checksum(&mut self, _: u32, _: u32) -> Option<()> {
-        None
-    }
-    fn fix_transport_checksum(&mut self, offset: u32, change: TransportChange) -> Option<()> {
-        let field = self.load::<u16>(offset)?;
-        self.store(offset, checksum::apply(field, checksum::add(change.pseudo, change.data)))
-    }
-}
-
 /// The sum of the segment as its receiver computes it, without the pseudo header, which nobody changes.
-fn sum(segment: &Segment) -> u16 {
-    let words = segment.0[L4 as usize..].chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+fn sum(segment: &Frame) -> u16 {
+    let words = segment.bytes[L4 as usize..].chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
     checksum::fold(words.map(u32::from).sum())
 }
 
@@ -45,13 +19,13 @@ fn clamped(options: &[u8], limit: u32) -> Vec<u8> {
     assert_eq!(options.len() % 4, 0);
     let mut header = vec![0x11; L4 as usize + 20];
     header.extend(options);
-    let mut segment = Segment(header);
+    let mut segment = Frame::new(&header);
     let parsed =
         Parsed { l4: L4 as u16, l4_header: 20 + options.len() as u32, protocol: protocol::TCP, ..Parsed::default() };
     let before = sum(&segment);
-    assert_eq!(clamp(&mut segment, &parsed, limit), Some(()));
+    assert_eq!(mss::clamp(&mut segment, &parsed, limit), Some(()));
     assert_eq!(sum(&segment), before, "{options:?}");
-    segment.0.split_off(L4 as usize + 20)
+    segment.bytes.split_off(L4 as usize + 20)
 }
 
 #[test]
