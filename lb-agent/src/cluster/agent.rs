@@ -2,7 +2,7 @@
 //! coordinator the last word stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -86,7 +86,8 @@ pub struct Word {
     pub followed: Option<BTreeSet<ServiceKey>>,
     /// Services that who asks for them in vain wakes; none if nobody has ever said.
     pub waking: Option<BTreeSet<ServiceKey>>,
-    /// When it was last said; none while there is no leader.
+    /// When the last report was sent that a leader has answered; none before one has. The leader counts a node's silence from when it
+    /// takes a report in, which is later: while this is less than [`SILENCE`] ago, it has given nothing of this node's to another one.
     pub heard: Option<Instant>,
     /// Why there is none.
     pub problem: Option<String>,
@@ -192,6 +193,35 @@ struct Link {
     unread: Option<String>,
 }
 
+/// When reports were sent that have not been answered yet.
+#[derive(Debug, Default)]
+struct Sent {
+    /// The last one's.
+    sequence: u64,
+    times: VecDeque<(u64, Instant)>,
+}
+
+impl Sent {
+    /// The next report's sequence number.
+    fn next(&mut self, now: Instant) -> u64 {
+        self.sequence += 1;
+        self.times.push_back((self.sequence, now));
+        self.sequence
+    }
+
+    /// When the report was sent that is answered; none if these orders answer none. They come in order.
+    fn answered(&mut self, sequence: u64) -> Option<Instant> {
+        let mut at = None;
+        while let Some(&(sent, time)) = self.times.front()
+            && sent <= sequence
+        {
+            at = Some(time);
+            self.times.pop_front();
+        }
+        at
+    }
+}
+
 /// What pods use, and when that was read.
 type Used = (Instant, BTreeMap<String, Usage>);
 
@@ -213,7 +243,7 @@ impl Link {
         tracing::info!(%address, "following the coordinator");
         let mut clock = interval(REPORT);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut sequence, mut answered, mut told) = (0, Instant::now(), Told::default());
+        let (mut sent, mut answered, mut told) = (Sent::default(), Instant::now(), Told::default());
         loop {
             tokio::select! {
                 // What is new is told at once, what is not once a second.
@@ -224,18 +254,21 @@ impl Link {
                     }
                     // A coordinator that takes no reports is silent soon.
                     if let Ok(room) = reports.try_reserve() {
-                        sequence += 1;
                         let used = self.usage().await;
+                        let sequence = sent.next(Instant::now());
                         room.send(self.report(sequence, &mut told, used.as_ref()));
                     }
-                    if !self.word.borrow().is_fresh(Instant::now()) && sequence > 1 {
+                    if !self.word.borrow().is_fresh(Instant::now()) && sent.sequence > 1 {
                         self.check_leader(address).await?;
                     }
                 }
                 order = orders.next() => match order {
                     Some(Ok(order)) => {
-                        answered = Instant::now();
-                        self.hear(&order, &told);
+                        let asked = sent.answered(order.sequence);
+                        if asked.is_some() {
+                            answered = Instant::now();
+                        }
+                        self.hear(&order, &told, asked);
                     }
                     Some(Err(status)) => return Err(failed(status)),
                     None => return Err(failed(Status::unavailable("the stream has ended"))),
@@ -277,7 +310,9 @@ impl Link {
         report
     }
 
-    fn hear(&self, orders: &Orders, told: &Told) {
+    /// Takes in orders; `asked` is when the report was sent that they answer. Without one they say nothing of whether the
+    /// coordinator hears this node.
+    fn hear(&self, orders: &Orders, told: &Told, asked: Option<Instant>) {
         self.word.send_if_modified(|word| {
             word.elsewhere.retain(|id, (name, _)| told.name(*id) == Some(name));
             let named = |id| told.name(id).cloned();
@@ -301,8 +336,8 @@ impl Link {
             if let Some(waking) = &orders.waking {
                 word.waking = Some(service_keys(waking));
             }
-            if orders.decided {
-                (word.heard, word.problem) = (Some(Instant::now()), None);
+            if orders.decided && asked.is_some() {
+                (word.heard, word.problem) = (asked, None);
             }
             before != (word.addresses.clone(), word.draining.clone(), word.problem.is_some())
         });
@@ -402,17 +437,17 @@ mod tests {
     async fn undecided_orders_change_nothing() {
         let (mut link, heard) = link();
         let mut told = Told::default();
-        link.hear(&Orders::default(), &told);
+        link.hear(&Orders::default(), &told, None);
         assert_eq!(heard.borrow().addresses, None);
         let socket = SocketKey::new(SocketAddr::from(([10, 0, 0, 1], 80)), Protocol::Tcp);
         let draining = Some(Draining { backends: vec![counts::socket(&socket)] });
-        link.hear(&Orders { draining, ..addresses_of(&["192.0.2.1"]) }, &told);
+        link.hear(&Orders { draining, ..addresses_of(&["192.0.2.1"]) }, &told, None);
         assert_eq!(heard.borrow().addresses, Some([IpAddr::from([192, 0, 2, 1])].into()));
-        link.hear(&Orders::default(), &told);
+        link.hear(&Orders::default(), &told, None);
         let word = heard.borrow().clone();
         assert_eq!(word.addresses.as_ref().map(BTreeSet::len), Some(1), "the last word stays");
         assert_eq!(word.draining, [socket].into(), "it does here too");
-        link.hear(&Orders { draining: Some(Draining::default()), ..Orders::default() }, &told);
+        link.hear(&Orders { draining: Some(Draining::default()), ..Orders::default() }, &told, None);
         assert_eq!(heard.borrow().draining, [].into());
         assert_eq!(link.report(3, &mut told, None).announced, ["192.0.2.1"]);
     }
@@ -424,13 +459,13 @@ mod tests {
         assert_eq!(link.usage().await, None, "nobody asks");
         let web = ServiceName { namespace: "shop".into(), name: "web".into() };
         let (followed, waking) = (Some(Services { services: vec![web] }), Some(Services::default()));
-        link.hear(&Orders { followed, waking, ..Orders::default() }, &told);
-        link.hear(&Orders::default(), &told);
+        link.hear(&Orders { followed, waking, ..Orders::default() }, &told, None);
+        link.hear(&Orders::default(), &told, None);
         let web = BTreeSet::from([("shop".to_owned(), "web".to_owned())]);
         assert_eq!(heard.borrow().followed, Some(web), "the last word stays");
         assert_eq!(heard.borrow().waking, Some([].into()), "it does here too");
-        link.hear(&Orders { measured: Some(Measured { uids: vec!["u".into()] }), ..Orders::default() }, &told);
-        link.hear(&Orders::default(), &told);
+        link.hear(&Orders { measured: Some(Measured { uids: vec!["u".into()] }), ..Orders::default() }, &told, None);
+        link.hear(&Orders::default(), &told, None);
         assert_eq!(*heard.borrow().measured, ["u".to_owned()].into(), "the last word stays");
         let used = [("u".to_owned(), Usage { cpu: Duration::from_secs(2), memory: 5 })].into();
         let report = link.report(1, &mut told, Some(&(Instant::now(), used)));
@@ -450,11 +485,11 @@ mod tests {
         let carries = |id, host| Carried::from([(id, (named(host), Counts::default()))]);
         let others = |id, active| Orders { elsewhere: vec![Elsewhere { id, active }], ..addresses_of(&[]) };
         told.tell(&carries(4, 1));
-        link.hear(&others(4, 7), &told);
-        link.hear(&others(5, 9), &told);
+        link.hear(&others(4, 7), &told, None);
+        link.hear(&others(5, 9), &told, None);
         assert_eq!(heard.borrow().elsewhere, [(4, (named(1), 7))].into(), "5 was never named");
         told.tell(&carries(4, 2));
-        link.hear(&addresses_of(&[]), &told);
+        link.hear(&addresses_of(&[]), &told, None);
         assert_eq!(heard.borrow().elsewhere, [].into(), "4 is another one now");
     }
 
@@ -467,6 +502,30 @@ mod tests {
         let names: Vec<_> =
             told.iter().map(|knock| (knock.service.as_ref().unwrap().name.as_str(), knock.age)).collect();
         assert_eq!(names, [("web", 1500)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_answers_say_that_the_coordinator_hears_this_node() {
+        let (link, heard) = link();
+        let (mut sent, told, begin) = (Sent::default(), Told::default(), Instant::now());
+        let hear = |sent: &mut Sent, sequence| {
+            link.hear(&addresses_of(&["192.0.2.1"]), &told, sent.answered(sequence));
+            heard.borrow().heard.map(|at| at - begin)
+        };
+        assert_eq!(hear(&mut sent, 0), None, "nothing was reported");
+        for _ in 0..3 {
+            sent.next(Instant::now());
+            tokio::time::advance(REPORT).await;
+        }
+        assert_eq!(hear(&mut sent, 2), Some(REPORT), "when the second was sent");
+        assert_eq!(hear(&mut sent, 0), Some(REPORT), "orders that answer nothing");
+        tokio::time::advance(SILENCE).await;
+        assert!(!heard.borrow().is_fresh(Instant::now()));
+        assert_eq!(
+            hear(&mut sent, 3),
+            Some(2 * REPORT),
+            "an answer that was long on its way is as old as the question"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,7 +44,7 @@ const BACKLOG: usize = 16;
 struct Agent {
     networks: Vec<IpNet>,
     last: Instant,
-    /// When its stream ended in order; none while it lives.
+    /// When its stream ended while it lived.
     left: Option<Instant>,
     /// Which of its streams this is about: an agent may come back before its old stream ends.
     stream: u64,
@@ -272,9 +272,13 @@ impl Agents {
         Some(Orders { elsewhere, ..state.orders(node, report.sequence) })
     }
 
+    /// Takes in the end of a stream. A connection to a dead node ends when it is given up on, long after: that is no sign of life.
     fn leave(&self, node: &str, stream: u64) {
-        if let Some(agent) = self.state().agents.get_mut(node).filter(|agent| agent.stream == stream) {
-            agent.left = Some(Instant::now());
+        let now = Instant::now();
+        let mut state = self.state();
+        let agent = state.agents.get_mut(node).filter(|agent| agent.stream == stream && agent.lives(now));
+        if let Some(agent) = agent {
+            agent.left = Some(now);
         }
     }
 }
@@ -374,6 +378,8 @@ mod tests {
         agents.leave("b", b);
         tokio::time::advance(SILENCE).await;
         assert_eq!(agents.alive().into_keys().collect::<Vec<_>>(), ["b"]);
+        agents.leave("a", a);
+        assert_eq!(agents.alive().len(), 1, "its connection was given up on: it stays dead");
         tokio::time::advance(ABSENCE).await;
         assert!(agents.alive().is_empty());
     }
