@@ -1,4 +1,5 @@
-//! A layer beside others. What it prints is shown as it comes, behind its name, and all of it once more when the others are done.
+//! Layers beside others, one after the other and at low priority. What they print is shown as it comes, behind their name, and all of it once more
+//! when the others are done.
 
 use std::{
     thread::{self, JoinHandle},
@@ -7,48 +8,49 @@ use std::{
 
 use anyhow::Result;
 
-use super::{Layer, Outcome, follow, output::Counts, privileged_tests, start};
+use super::{Layer, Outcome, Priority, command, follow, output::Counts, start};
 use crate::shell;
 
-/// A layer that runs.
-pub(super) struct Background {
-    layer: Layer,
-    worker: JoinHandle<Ended>,
-}
+/// Layers that run.
+pub(super) struct Background(JoinHandle<Vec<Ended>>);
 
-/// What has become of it.
+/// What has become of one.
 struct Ended {
+    layer: Layer,
     counts: Result<Counts>,
     printed: Vec<String>,
     took: Duration,
 }
 
 impl Background {
-    /// Starts the tests of a layer.
-    pub(super) fn start(layer: Layer) -> Self {
-        eprintln!("\n== {}, in the background", layer.name());
-        Self { layer, worker: thread::spawn(move || run(layer)) }
+    /// Starts the tests of layers.
+    pub(super) fn start(layers: &'static [Layer]) -> Self {
+        eprintln!("\n== {}, in the background", layers.iter().map(|layer| layer.name()).collect::<Vec<_>>().join(", "));
+        Self(thread::spawn(|| layers.iter().copied().map(run).collect()))
     }
 
     /// Waits for them.
-    pub(super) fn finish(self) -> Outcome {
-        let Ended { counts, printed, took } =
-            self.worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let outcome = Outcome::of_tests(self.layer.name(), || {
-            printed.iter().for_each(|line| println!("{line}"));
-            counts
-        });
-        Outcome { took, ..outcome }
+    pub(super) fn finish(self) -> Vec<Outcome> {
+        let ended = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let outcome = |Ended { layer, counts, printed, took }| {
+            let outcome = Outcome::of_tests(Layer::name(layer), || {
+                printed.iter().for_each(|line| println!("{line}"));
+                counts
+            });
+            Outcome { took, ..outcome }
+        };
+        ended.into_iter().map(outcome).collect()
     }
 }
 
 fn run(layer: Layer) -> Ended {
     let (begin, mut printed) = (Instant::now(), Vec::new());
-    let counts = shell::in_root().and_then(|shell| start(privileged_tests(&shell, layer, &[])?)).and_then(|tests| {
+    let tests = shell::in_root().and_then(|shell| start(command(&shell, layer, &[], Priority::Low)?));
+    let counts = tests.and_then(|tests| {
         follow(tests, |line| {
             println!("{}: {line}", layer.name());
             printed.push(line.to_owned());
         })
     });
-    Ended { counts, printed, took: begin.elapsed() }
+    Ended { layer, counts, printed, took: begin.elapsed() }
 }

@@ -51,8 +51,8 @@ enum Layer {
     Prometheus,
     /// The chart under Helm: no root, and a minute once to build Helm
     Chart,
-    /// All but keda, one after the other (model beside those from netns on, which mostly wait), each of them even when one fails; before
-    /// them the lints where CI=true
+    /// All but keda, one after the other (prometheus, kernel and model beside kubernetes, which mostly waits), each of them even when one
+    /// fails; before them the lints where CI=true
     All,
 }
 
@@ -85,7 +85,16 @@ impl Layer {
         }
     }
 
-    /// The single layers that this one stands for, without the one in the background.
+    /// Tests of it that run at once. Those of the kernel and the cluster share counters; those between namespaces share only the cores,
+    /// and mostly wait.
+    fn threads(self) -> usize {
+        match self {
+            Self::Netns => 2,
+            _ => 1,
+        }
+    }
+
+    /// The single layers that this one stands for, without those beside them.
     fn parts(self) -> &'static [Self] {
         match self {
             Self::Host => &[Self::Host],
@@ -96,7 +105,34 @@ impl Layer {
             Self::Keda => &[Self::Keda],
             Self::Prometheus => &[Self::Prometheus],
             Self::Chart => &[Self::Chart],
-            Self::All => &[Self::Host, Self::Prometheus, Self::Chart, Self::Kernel, Self::Netns, Self::Kubernetes],
+            Self::All => &[Self::Host, Self::Chart, Self::Kubernetes, Self::Netns],
+        }
+    }
+
+    /// Those that go on beside this part of all, which mostly waits.
+    fn beside(self) -> &'static [Self] {
+        match self {
+            Self::Kubernetes => &[Self::Prometheus, Self::Kernel, Self::Model],
+            _ => &[],
+        }
+    }
+}
+
+/// How a layer's tests come by the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Priority {
+    /// As everything else.
+    Normal,
+    /// What others leave over.
+    Low,
+}
+
+impl Priority {
+    /// As nice(1) counts.
+    fn niceness(self) -> &'static str {
+        match self {
+            Self::Normal => "0",
+            Self::Low => "19",
         }
     }
 }
@@ -124,28 +160,38 @@ fn outcomes(args: &Args) -> Vec<Outcome> {
         outcomes.push(Outcome::of("build", build_for_tests));
     }
     let built = outcomes.iter().all(|outcome| outcome.name != "build" || outcome.result.is_ok());
-    let mut model = None;
     for layer in parts.iter().filter(|layer| built || **layer == Layer::Host) {
-        // Who asks for some tests by name does not mean these.
-        if args.layer == Layer::All && *layer == Layer::Netns && args.arguments.is_empty() {
-            model = Some(Background::start(Layer::Model));
-        }
+        let beside = if args.layer == Layer::All { layer.beside() } else { &[] };
+        let all = args.arguments.is_empty();
+        let background = (all && !beside.is_empty()).then(|| Background::start(beside));
         outcomes.push(Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments)));
+        outcomes.extend(background.map(Background::finish).into_iter().flatten());
+        // Who asks for some tests by name does not mean millions of operations.
+        for layer in beside.iter().filter(|layer| !all && **layer != Layer::Model) {
+            outcomes.push(Outcome::of_tests(layer.name(), || layer_tests(*layer, &args.arguments)));
+        }
     }
-    outcomes.extend(model.map(Background::finish));
     outcomes
 }
 
 fn layer_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
+    // Of which it has thousands more than anybody waits for.
+    let priority = if layer == Layer::Model { Priority::Low } else { Priority::Normal };
+    let tests = start(command(&shell::in_root()?, layer, arguments, priority)?)?;
+    follow(tests, |line| println!("{line}"))
+}
+
+/// The command that runs a layer's tests.
+fn command<'a>(shell: &'a Shell, layer: Layer, arguments: &[String], priority: Priority) -> Result<xshell::Cmd<'a>> {
     match layer {
-        Layer::Host => host_tests(arguments),
-        Layer::Prometheus => tool_tests(layer, arguments),
+        Layer::Host => Ok(host_tests(shell, arguments)),
+        Layer::Prometheus => Ok(tool_tests(shell, layer, arguments, priority)),
         Layer::Chart => {
             cluster::installed("helm")?;
-            tool_tests(layer, arguments)
+            Ok(tool_tests(shell, layer, arguments, priority))
         }
         Layer::Kernel | Layer::Model | Layer::Netns | Layer::Kubernetes | Layer::Keda | Layer::All => {
-            counted(privileged_tests(&shell::in_root()?, layer, arguments)?)
+            privileged_tests(shell, layer, arguments, priority)
         }
     }
 }
@@ -155,27 +201,29 @@ fn build_for_tests() -> Result<()> {
     build::weir(false).map(drop)
 }
 
-fn host_tests(arguments: &[String]) -> Result<Counts> {
-    let shell = shell::in_root()?;
-    let tests = cmd!(shell, "cargo test --locked --workspace --no-fail-fast -- {arguments...}");
-    counted(build::with_object(tests))
+fn host_tests<'a>(shell: &'a Shell, arguments: &[String]) -> xshell::Cmd<'a> {
+    build::with_object(cmd!(shell, "cargo test --locked --workspace --no-fail-fast -- {arguments...}"))
 }
 
-fn tool_tests(layer: Layer, arguments: &[String]) -> Result<Counts> {
-    let shell = shell::in_root()?;
-    let tests = cmd!(shell, "cargo test --locked --package weir-tests --features tools --no-fail-fast");
-    counted(build::with_object(tests.args(layer.programs()).arg("--").args(arguments)))
+fn tool_tests<'a>(shell: &'a Shell, layer: Layer, arguments: &[String], priority: Priority) -> xshell::Cmd<'a> {
+    let selection = ["--locked", "--package", "weir-tests", "--features", "tools", "--no-fail-fast"];
+    let niceness = priority.niceness();
+    let tests = cmd!(shell, "nice -n {niceness} cargo test {selection...}");
+    build::with_object(tests.args(layer.programs()).arg("--").args(arguments))
 }
 
 /// The command that runs a layer's tests as root.
-fn privileged_tests<'a>(shell: &'a Shell, layer: Layer, arguments: &[String]) -> Result<xshell::Cmd<'a>> {
+fn privileged_tests<'a>(
+    shell: &'a Shell,
+    layer: Layer,
+    arguments: &[String],
+    priority: Priority,
+) -> Result<xshell::Cmd<'a>> {
     let selection = ["--locked", "--package", "weir-tests", "--features", "privileged", "--no-fail-fast"];
-    let tests = match layer {
-        Layer::Model => cmd!(shell, "nice -n 19 cargo test {selection...}"),
-        _ => cmd!(shell, "cargo test {selection...}"),
-    };
-    // One after the other: they share the kernel's counters and few cores.
-    let tests = tests.args(layer.programs()).args(["--", "--test-threads=1"]).args(arguments);
+    let niceness = priority.niceness();
+    let tests = cmd!(shell, "nice -n {niceness} cargo test {selection...}");
+    let threads = format!("--test-threads={}", layer.threads());
+    let tests = tests.args(layer.programs()).args(["--", &threads]).args(arguments);
     let tests = build::with_object(tests).env("WEIR_BIN", build::weir_path(false));
     // Built as the user who asked, into that user's cache; the tests run as root.
     let tests = match layer {
@@ -192,11 +240,6 @@ fn privileged_tests<'a>(shell: &'a Shell, layer: Layer, arguments: &[String]) ->
     let runner = privilege::runner(shell)?;
     privilege::announce(&format!("the {} tests load BPF programs and make network namespaces", layer.name()));
     Ok(runner.into_iter().fold(tests, |tests, (variable, sudo)| tests.env(variable, sudo)))
-}
-
-/// Runs `cargo test`, shows its output as it comes, and counts the tests in it.
-fn counted(tests: xshell::Cmd<'_>) -> Result<Counts> {
-    follow(start(tests)?, |line| println!("{line}"))
 }
 
 fn start(tests: xshell::Cmd<'_>) -> Result<Child> {
