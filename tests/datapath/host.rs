@@ -235,8 +235,8 @@ impl Memory {
         self.recounts.iter_mut().for_each(|r| *r.get_mut() = Recount::default());
         let mut result = SweepResult::default();
         let env = self.at(Hook::Ingress, Interface::Up0);
-        for index in 0..=self.limits.bucket_mask {
-            sweep::bucket(&env, index, self.clock, &mut result);
+        for slot in 0..(self.limits.bucket_mask + 1) * WAYS as u32 {
+            sweep::slot(&env, slot, self.clock, &mut result);
         }
         let SweepResult { entries, expired, forgotten, orphans, busy } = result;
         let recounts = self.recounts.iter_mut().enumerate().map(|(i, r)| (i as u32, *r.get_mut()));

@@ -4,7 +4,10 @@
 use aya_ebpf::{
     EbpfContext, bindings::__sk_buff, helpers::generated::bpf_loop, macros::classifier, programs::TcContext,
 };
-use lb_common::abi::{RepairRequest, SWEEP_BATCH, SweepRequest, SweepResult};
+use lb_common::{
+    abi::{RepairRequest, SWEEP_BATCH, SweepRequest, SweepResult},
+    flow::WAYS,
+};
 use lb_ebpf::{
     env::{Env, Hook},
     flow::{self, Count},
@@ -15,6 +18,7 @@ use super::{env::Kernel, maps::SWEEP};
 
 /// What a run of the sweep knows.
 struct Run {
+    /// The first slot.
     first: u32,
     now: u32,
     ctx: *mut core::ffi::c_void,
@@ -45,20 +49,20 @@ fn request<T: Copy>(ctx: &TcContext) -> Option<T> {
 pub(crate) fn weir_sweep(ctx: TcContext) -> i32 {
     let Some(SweepRequest { first, count }) = request(&ctx) else { return -1 };
     let now = env(&ctx).now();
-    let mut run = Run { first, now, ctx: ctx.as_ptr() };
+    let mut run = Run { first: first.wrapping_mul(WAYS as u32), now, ctx: ctx.as_ptr() };
     // SAFETY: the callback has the signature the helper calls, and `run` outlives the loop.
-    unsafe { bpf_loop(count.min(SWEEP_BATCH), one_bucket as *mut _, (&raw mut run).cast(), 0) as i32 }
+    unsafe { bpf_loop(count.min(SWEEP_BATCH) * WAYS as u32, one_slot as *mut _, (&raw mut run).cast(), 0) as i32 }
 }
 
 #[inline(never)]
-extern "C" fn one_bucket(index: u32, run: *mut core::ffi::c_void) -> i64 {
+extern "C" fn one_slot(index: u32, run: *mut core::ffi::c_void) -> i64 {
     // SAFETY: the helper passes on the pointer to `Run` that it was given.
     let run = unsafe { &*run.cast::<Run>() };
     let ctx = TcContext::new(run.ctx.cast());
     let env = env(&ctx);
     let Some(result) = SWEEP.get_ptr_mut(0) else { return 1 };
     // SAFETY: the agent runs one sweep at a time.
-    sweep::bucket(&env, run.first.wrapping_add(index), run.now, unsafe { &mut *result.cast::<SweepResult>() });
+    sweep::slot(&env, run.first.wrapping_add(index), run.now, unsafe { &mut *result.cast::<SweepResult>() });
     0
 }
 
