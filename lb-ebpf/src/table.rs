@@ -270,7 +270,7 @@ pub struct Inserted {
 ///
 /// Written without branches, as it runs for eight ways and the verifier follows every path.
 #[inline(always)]
-fn readiness(limits: &Limits, state: u32, age: u64) -> u64 {
+pub fn readiness(limits: &Limits, state: u32, age: u64) -> u64 {
     /// By state, four bits each: free, SYN sent, SYN received, established, FIN of the client, FIN of the backend, closing, UDP
     /// one way, UDP answered, reply, forwarded SYN, forwarded TCP, the same after a FIN, forwarded UDP.
     const CLASS: u64 = 0x3_3_3_4_0_1_3_2_1_1_1_3_4_6;

@@ -8,6 +8,7 @@ mod host;
 mod known;
 mod node;
 mod noise;
+mod resize;
 #[path = "../datapath/table/mod.rs"]
 mod table;
 

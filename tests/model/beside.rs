@@ -94,7 +94,11 @@ impl<'a> Pair<'a> {
                 };
                 self.subject.write(&world::range(frontend, client, admitted))
             }
-            Operation::Restart => self.subject.restart(),
+            Operation::Restart => {
+                self.subject.restart()?;
+                self.limits = self.subject.limits()?;
+                Ok(())
+            }
         }
     }
 

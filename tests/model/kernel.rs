@@ -120,7 +120,9 @@ impl Subject for Kernel {
 
     fn restart(&mut self) -> Result<()> {
         let node = self.node.take().context("the agent did not come back")?;
-        self.node = Some(node.restart()?);
+        let node = node.restart()?;
+        (self.flows, self.replies) = (node.array(map::FLOWS)?, node.array(map::REPLIES)?);
+        self.node = Some(node);
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ pub(crate) trait Subject {
     fn limits(&self) -> Result<Limits>;
     /// A bucket of a flow table.
     fn bucket(&self, table: Table, index: u32) -> Result<Bucket>;
-    /// The agent ends, and another one begins.
+    /// The agent ends, and another one begins, with a flow table of another size.
     fn restart(&mut self) -> Result<()>;
 }
 

@@ -6,6 +6,8 @@
 //!  10.10.0.0/24, fd10::/64 ------- up0 [node] pod0 ------- 10.20.0.0/24, fd20::/64
 //! ```
 
+#[cfg(test)]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{borrow::Cow, fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
@@ -19,6 +21,8 @@ use lb_agent::dataplane::{
     bpf::{Bpf, Options, Sizes},
     pins::map_folder,
 };
+#[cfg(test)]
+use lb_common::Bucket;
 use lb_common::names::{map, program};
 use weir_tests::{namespace::Namespace, pins::PinFolder, requirements};
 
@@ -146,11 +150,27 @@ pub(crate) struct Node {
     pins: PinFolder,
 }
 
+/// Flows that tables have room for, one after the other.
+const SIZES: [u32; 2] = [4096, 8192];
+
+/// What goes on while one agent follows another.
+#[cfg(test)]
+pub(crate) struct Worker<'a> {
+    /// The programs of the one that ends.
+    pub(crate) programs: &'a Programs,
+    /// Indexes of the interfaces towards clients and towards local backends.
+    pub(crate) interfaces: (u32, u32),
+    /// Its forward table, twice.
+    pub(crate) tables: [Array<MapData, Bucket>; 2],
+    /// Whether the next one is there.
+    pub(crate) is_over: &'a AtomicBool,
+}
+
 /// Small maps, a clock of the test's own, and a flow hash that is the same in every run.
 pub(crate) fn options() -> Options {
     Options {
         pin_path: "/".into(),
-        flow_table_size: 4096,
+        flow_table_size: SIZES[0],
         sizes: Sizes { frontends: 64, backends: 64, slots: 1 << 16 },
         snat_ports: (61000, 65535),
         tcp_idle: TCP_IDLE,
@@ -161,6 +181,11 @@ pub(crate) fn options() -> Options {
         flow_seed: 0x5eed,
         test_clock: true,
     }
+}
+
+/// The same with a flow table of another size.
+fn resized(options: Options) -> Options {
+    Options { flow_table_size: if options.flow_table_size == SIZES[0] { SIZES[1] } else { SIZES[0] }, ..options }
 }
 
 /// Makes a node (with a pin path of its own, whatever `options` says) and calls `test` on a thread in its namespace: the kernel looks
@@ -178,11 +203,31 @@ impl Node {
         Self::over(Options { pin_path: pins.path().into(), ..options }, pins)
     }
 
-    /// Ends this agent and starts another one over its maps, which loads the programs anew.
+    /// Ends this agent and starts another one over its maps, which loads the programs anew and moves the flows into a table of another size.
     pub(crate) fn restart(self) -> Result<Self> {
         let Self { bpf, programs, options, pins, .. } = self;
         drop((bpf, programs));
-        Self::over(options, pins)
+        Self::over(resized(options), pins)
+    }
+
+    /// As [`Self::restart`], while `work` goes on with the old programs, until it is told that the next agent is there.
+    #[cfg(test)]
+    pub(crate) fn restart_beside<T: Send>(
+        self,
+        work: impl FnOnce(Worker<'_>) -> Result<T> + Send,
+    ) -> Result<(Self, T)> {
+        let Self { bpf, programs, options, pins, uplink, pod, .. } = self;
+        drop(bpf);
+        let buckets = || array(pins.path(), map::FLOWS);
+        let (tables, is_over) = ([buckets()?, buckets()?], AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let worker = Worker { programs: &programs, interfaces: (uplink, pod), tables, is_over: &is_over };
+            let working = scope.spawn(move || work(worker));
+            let node = Self::over(resized(options), pins);
+            is_over.store(true, Ordering::SeqCst);
+            let done = working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((node?, done?))
+        })
     }
 
     fn over(options: Options, pins: PinFolder) -> Result<Self> {

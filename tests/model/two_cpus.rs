@@ -1,7 +1,10 @@
-//! Two CPUs at once on the same few flows, while the agent sweeps and swaps tables. Which of them comes first is nobody's to say, so
-//! there is no model here; but what must hold at rest is exact.
+//! Two CPUs at once on the same few flows, while the agent sweeps and swaps tables, or another one moves the flows. Which of them comes first
+//! is nobody's to say, so there is no model here; but what must hold at rest is exact.
 
-use std::thread;
+use std::{
+    sync::atomic::Ordering,
+    thread::{self, ScopedJoinHandle},
+};
 
 use anyhow::{Result, ensure};
 use fastrand::Rng;
@@ -16,38 +19,41 @@ use crate::{
     operations::{self, Operation},
     sender::{Sender, Tally, dump, write_all},
     tables,
-    testrun::{Node, on_a_node, options},
+    testrun::{Node, Worker, on_a_node, options},
     world::{self, ALL, Condition},
 };
 
 const ROUNDS: u64 = 24;
 const PACKETS: usize = 5000;
+/// In one of so many rounds the flows are moved into a table of another size.
+const MOVES: u64 = 12;
 
 #[test]
 fn two_cpus_count_exactly() {
     on_a_node(options(), |mut node| {
-        let node = &mut node;
         set_up(&mut node.bpf)?;
         let (mut now, mut total) = (1000, Tally::default());
         let mut chance = Rng::with_seed(7);
         for round in 0..ROUNDS {
             node.set_clock(now)?;
-            total = total.and(traffic(node, round)?);
-            at_rest(node, total)?;
+            let sent;
+            (node, sent) = if round % MOVES == MOVES - 1 { moving(node, round)? } else { traffic(node, round)? };
+            total = total.and(sent);
+            at_rest(&node, total)?;
             now += chance.u32(2..12);
             node.set_clock(now)?;
             let report = node.bpf.sweep()?;
             ensure!(report.busy == 0, "a bucket stayed locked: {report:?}");
-            linked(node)?;
-            at_rest(node, total)?;
+            linked(&node)?;
+            at_rest(&node, total)?;
         }
         ensure!(total.odd == 0, "{total:?}");
         ensure!(total.sent_in > 20_000 && total.sent_out > 20_000, "too little was sent: {total:?}");
         node.set_clock(now + 100_000)?;
         node.bpf.sweep()?;
         node.bpf.sweep()?;
-        at_rest(node, total)?;
-        nothing_left(node)
+        at_rest(&node, total)?;
+        nothing_left(&mut node)
     })
     .unwrap();
 }
@@ -62,35 +68,60 @@ fn set_up(bpf: &mut Bpf) -> Result<()> {
 const READY: Condition = Condition::ready(1);
 
 /// A round of packets on both CPUs, and on every other round the agent's work beside it.
-fn traffic(node: &mut Node, round: u64) -> Result<Tally> {
+fn traffic(mut node: Node, round: u64) -> Result<(Node, Tally)> {
     let limits = tables::limits(&node.bpf.made_with());
     let tables = [node.array(map::FLOWS)?, node.array(map::FLOWS)?];
     let (programs, interfaces, tally) = (&node.programs, (node.uplink, node.pod), Tally::default());
     let senders = tables.map(|buckets| Sender { programs, interfaces, buckets, limits, tally });
     let bpf = &mut node.bpf;
-    thread::scope(|scope| {
+    let sent = thread::scope(|scope| {
         let threads: Vec<_> = senders
             .into_iter()
             .enumerate()
-            .map(|(cpu, sender)| scope.spawn(move || send(sender, cpu, round * 2 + cpu as u64)))
+            .map(|(cpu, sender)| scope.spawn(move || send(sender, cpu, round * 2 + cpu as u64, || true)))
             .collect();
         let mut chance = Rng::with_seed(round);
         while round % 2 == 1 && threads.iter().any(|thread| !thread.is_finished()) {
             maintain(bpf, &mut chance)?;
         }
-        threads.into_iter().try_fold(Tally::default(), |sum, thread| match thread.join() {
-            Ok(tally) => Ok(sum.and(tally?)),
-            Err(panic) => std::panic::resume_unwind(panic),
+        sum(threads)
+    });
+    Ok((node, sent?))
+}
+
+/// Packets on both CPUs until another agent has moved the flows into a table of another size, and some after that, through the programs of the
+/// first: a hook may be the last that gets the new ones.
+fn moving(node: Node, round: u64) -> Result<(Node, Tally)> {
+    let limits = tables::limits(&node.bpf.made_with());
+    node.restart_beside(|Worker { programs, interfaces, tables, is_over }| {
+        let senders = tables.map(|buckets| Sender { programs, interfaces, buckets, limits, tally: Tally::default() });
+        let until = || is_over.load(Ordering::SeqCst);
+        thread::scope(|scope| {
+            let threads = senders.into_iter().enumerate();
+            sum(threads
+                .map(|(cpu, sender)| scope.spawn(move || send(sender, cpu, round * 2 + cpu as u64, until)))
+                .collect())
         })
     })
 }
 
-fn send(mut sender: Sender<'_>, cpu: usize, seed: u64) -> Result<Tally> {
+fn sum(threads: Vec<ScopedJoinHandle<'_, Result<Tally>>>) -> Result<Tally> {
+    threads.into_iter().try_fold(Tally::default(), |sum, thread| match thread.join() {
+        Ok(tally) => Ok(sum.and(tally?)),
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Sends so many packets, and as many again until there are enough.
+fn send(mut sender: Sender<'_>, cpu: usize, seed: u64, is_enough: impl Fn() -> bool) -> Result<Tally> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     let mut rng = Rng::with_seed(seed);
-    for _ in 0..PACKETS {
+    for packet in 1.. {
+        if packet % PACKETS == 0 && is_enough() {
+            break;
+        }
         let operation = if rng.bool() { operations::client(&mut rng) } else { operations::backend(&mut rng) };
         // So few flows that both CPUs are always at the same ones.
         match operation {

@@ -18,6 +18,7 @@ mod qinq;
 mod reach;
 mod refusals;
 mod requests;
+mod resizing;
 mod scaling;
 mod snat;
 mod sockets;

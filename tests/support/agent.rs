@@ -150,6 +150,12 @@ impl<'a> Agent<'a> {
             .with_context(|| format!("weir run is not ready; it printed:\n{}", self.log()))
     }
 
+    /// The same with other options.
+    pub fn restart_with(&mut self, options: Options) -> Result<()> {
+        self.options = options;
+        self.restart()
+    }
+
     /// Starts it (again).
     pub fn launch(&mut self) -> Result<()> {
         let command = self.run_command()?;

@@ -18,6 +18,10 @@ pub trait Attach {
     fn loading(&mut self) -> Option<Loading>;
     /// Takes the programs that were loaded; an earlier agent's serve until they are attached.
     fn set_programs(&mut self, programs: Programs) -> Result<(), Error>;
+    /// Moves the flows into a table of another size, if the programs are loaded for one; until [`Self::thaw`] no flow begins or ends.
+    fn move_flows(&mut self) -> Result<(), Error>;
+    /// Has flows begin and end again, once everything is attached.
+    fn thaw(&mut self) -> Result<(), Error>;
     /// Attaches what an interface of this role needs, or brings it up to date, and says how.
     fn attach(&mut self, link: &Link, role: Role, datapath: Datapath) -> Result<InterfaceStatus, Error>;
     /// Detaches everything from an interface, which may be gone.
@@ -35,6 +39,14 @@ impl Attach for Bpf {
 
     fn set_programs(&mut self, programs: Programs) -> Result<(), Error> {
         Self::set_programs(self, programs)
+    }
+
+    fn move_flows(&mut self) -> Result<(), Error> {
+        Self::move_flows(self)
+    }
+
+    fn thaw(&mut self) -> Result<(), Error> {
+        Self::thaw(self)
     }
 
     fn attach(&mut self, link: &Link, role: Role, datapath: Datapath) -> Result<InterfaceStatus, Error> {

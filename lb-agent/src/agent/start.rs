@@ -34,7 +34,12 @@ impl<D: Dataplane + Attach + Sockets> Agent<D> {
 
     pub(super) fn attach_uplinks(&mut self) -> Result<(), dataplane::Error> {
         let (interfaces, dataplane) = (&mut self.interfaces, &mut self.core.dataplane);
-        block_in_place(|| interfaces.start(dataplane, &self.view, self.config.datapath))?;
+        block_in_place(|| {
+            let moved = dataplane.move_flows();
+            let attached = moved.and_then(|()| interfaces.start(dataplane, &self.view, self.config.datapath));
+            // Also where it failed: what an earlier agent has attached goes on.
+            dataplane.thaw().and(attached)
+        })?;
         self.next_hops.keep(self.interfaces.gateways(&self.view));
         Ok(())
     }

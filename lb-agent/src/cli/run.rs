@@ -98,7 +98,7 @@ pub struct RunArgs {
     /// Source ports towards backends on other nodes
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
     pub snat_ports: (u16, u16),
-    /// Flows that new maps have room for; maps that exist keep their size [default: by the memory, 1048576 from 3 GiB on]
+    /// Flows that there is room for; those of a table of another size are moved at the start [default: by the memory, 1048576 from 3 GiB on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(512..=1 << 25))]
     pub flow_table_size: Option<u32>,
     /// Frontends, and service ports, that new maps have room for

@@ -87,7 +87,7 @@ pub struct Word {
     /// Services that who asks for them in vain wakes; none if nobody has ever said.
     pub waking: Option<BTreeSet<ServiceKey>>,
     /// When the last report was sent that a leader has answered; none before one has. The leader counts a node's silence from when it
-    /// takes a report in, which is later: while this is less than [`SILENCE`] ago, it has given nothing of this node's to another one.
+    /// takes a report in, which is later: while this is less than that ago, it has given nothing of this node's to another one.
     pub heard: Option<Instant>,
     /// Why there is none.
     pub problem: Option<String>,

@@ -28,7 +28,7 @@ use super::{
     Capacity, Counters, Dataplane, Error, FlowEntry, Inspect, SweepReport, Tables, Vip, Write, btf, cgroup,
     known::Known,
     pins::{Pinned, failed, ignore_missing, map_folder},
-    range_key, sys,
+    range_key, resize, sys,
     wakes::Wakes,
 };
 use crate::signals::requests::Noted;
@@ -42,7 +42,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/we
 pub struct Options {
     /// Where links and maps are pinned.
     pub pin_path: PathBuf,
-    /// Flows that the table has room for; rounded up to eight times a power of two. Maps that exist keep their size.
+    /// Flows that the table has room for; rounded up to eight times a power of two. Those of a table of another size are moved.
     pub flow_table_size: u32,
     /// Room for everything else. Maps that exist keep their size.
     pub sizes: Sizes,
@@ -73,11 +73,13 @@ pub struct Bpf {
     /// The programs with which the maps were made, until they are loaded.
     object: Option<Ebpf>,
     pub(super) pin_path: PathBuf,
-    options: Options,
-    buckets: u32,
+    pub(super) options: Options,
+    pub(super) buckets: u32,
+    /// The flow table's mask that the programs are loaded for, until the flows are moved; none if it stays.
+    pub(super) next_mask: Option<u32>,
     /// How far the running pass of the sweep is; 0: none runs.
-    swept: u32,
-    settings: Settings,
+    pub(super) swept: u32,
+    pub(super) settings: Settings,
     /// No hook has seen what became of the sockets since the last agent.
     unwatched: bool,
     _lock: File,
@@ -95,6 +97,8 @@ impl Bpf {
         let mut bpf = Self::open(options)?;
         bpf.load()?;
         bpf.xdp()?;
+        bpf.move_flows()?;
+        bpf.thaw()?;
         Ok(bpf)
     }
 
@@ -107,6 +111,7 @@ impl Bpf {
         let lock = claim(&options.pin_path)?;
         let folder = map_folder(&options.pin_path);
         fs::create_dir_all(&folder).map_err(|source| create_failed(&folder, source))?;
+        resize::recover(&folder)?;
         let kept = Pinned::open(&options.pin_path).and_then(|pinned| Ok((pinned.settings()?, pinned))).ok();
         let kept = kept.filter(|(settings, _)| settings.abi != 0);
         let settings = kept.as_ref().map_or_else(|| fresh(options), |(settings, _)| *settings);
@@ -120,11 +125,14 @@ impl Bpf {
         let (pinned, object) = match kept {
             Some((_, pinned)) => (pinned, None),
             None => {
-                let object = read_object(options, &folder, &settings)?;
+                let object = read_object(options, &folder, &settings, resize::CURRENT)?;
                 (Pinned::open(&options.pin_path)?, Some(object))
             }
         };
         let known = pinned.known(&folder)?;
+        // As the table is: an agent may have died before it said so.
+        let settings = Settings { bucket_mask: pinned.buckets() - 1, ..settings };
+        let next_mask = Some(fresh(options).bucket_mask).filter(|mask| *mask != settings.bucket_mask);
         let buckets = settings.bucket_mask + 1;
         let (pin_path, options) = (options.pin_path.clone(), options.clone());
         let programs = None;
@@ -136,6 +144,7 @@ impl Bpf {
             pin_path,
             options,
             buckets,
+            next_mask,
             swept: 0,
             settings,
             unwatched,
@@ -160,11 +169,11 @@ impl Bpf {
         if self.programs.is_some() {
             return None;
         }
-        let (object, options, settings) = (self.object.take(), self.options.clone(), self.settings);
+        let (object, options, (settings, tables)) = (self.object.take(), self.options.clone(), self.loaded_for());
         Some(Box::new(move || {
             let object = match object {
                 Some(object) => object,
-                None => read_object(&options, &map_folder(&options.pin_path), &settings)?,
+                None => read_object(&options, &map_folder(&options.pin_path), &settings, tables)?,
             };
             load(object).map(Programs)
         }))
@@ -187,7 +196,7 @@ impl Bpf {
         }
     }
 
-    fn made(&mut self) -> Result<(), Error> {
+    pub(super) fn made(&mut self) -> Result<(), Error> {
         if self.unwatched {
             self.pinned.clear_sockets()?;
         }
@@ -198,10 +207,19 @@ impl Bpf {
     pub fn set_delivery(&mut self, stack: bool) -> Result<(), Error> {
         if self.options.delivery_stack != stack {
             let options = Options { delivery_stack: stack, ..self.options.clone() };
-            self.programs = Some(load(read_object(&options, &map_folder(&self.pin_path), &self.settings)?)?);
+            let (settings, tables) = self.loaded_for();
+            self.programs = Some(load(read_object(&options, &map_folder(&self.pin_path), &settings, tables)?)?);
             self.options = options;
         }
         Ok(())
+    }
+
+    /// What programs are loaded for: settings, and the pins of the flow tables.
+    fn loaded_for(&self) -> (Settings, [&'static str; 2]) {
+        match self.next_mask {
+            Some(bucket_mask) => (Settings { bucket_mask, ..self.settings }, resize::NEXT),
+            None => (self.settings, resize::CURRENT),
+        }
     }
 
     /// What the maps were made with.
@@ -285,8 +303,14 @@ fn fresh(options: &Options) -> Settings {
     Settings { flow_seed: options.flow_seed, abi: ABI_VERSION, bucket_mask: buckets - 1, ..Settings::default() }
 }
 
-/// The programs of the object with the settings as constants, over the pinned maps; those that are not there are made.
-fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<Ebpf, Error> {
+/// The programs of the object with the settings as constants, over the pinned maps, the flow tables those with these pins; what is not there
+/// is made.
+fn read_object(
+    options: &Options,
+    folder: &Path,
+    settings: &Settings,
+    [flows, replies]: [&str; 2],
+) -> Result<Ebpf, Error> {
     const BPF_F_IPV6: u64 = 1 << 7;
     let knows_flag = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 16, 0));
     let v6_flag = if knows_flag { BPF_F_IPV6 } else { 0 };
@@ -324,6 +348,7 @@ fn read_object(options: &Options, folder: &Path, settings: &Settings) -> Result<
     for name in map::PINNED {
         loader.map_pin_path(name, folder.join(name));
     }
+    loader.map_pin_path(map::FLOWS, folder.join(flows)).map_pin_path(map::REPLIES, folder.join(replies));
     loader
         .load(OBJECT)
         .map_err(|source| Error::Unsupported { what: "load the BPF programs".into(), source: Box::new(source) })

@@ -223,6 +223,14 @@ impl Attach for Fake {
         Ok(())
     }
 
+    fn move_flows(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn attach(&mut self, link: &Link, role: Role, _: Datapath) -> Result<InterfaceStatus, Error> {
         let mut state = self.state();
         if state.refused.as_ref() == Some(&link.name) {

@@ -9,9 +9,11 @@ mod known;
 mod link;
 pub mod pins;
 mod requests;
+mod resize;
 pub mod sizes;
 pub mod socket_list;
 pub(crate) mod sys;
+mod transfer;
 pub mod wakes;
 
 use std::{

@@ -75,14 +75,14 @@ pub(super) fn failed(map: &'static str, operation: &'static str) -> impl Fn(MapE
 }
 
 /// Where maps are opened from.
-struct Folder<'a>(&'a Path);
+pub(super) struct Folder<'a>(pub(super) &'a Path);
 
 impl Folder<'_> {
     fn data(&self, name: &'static str) -> Result<MapData, Error> {
         MapData::from_pin(self.0.join(name)).map_err(failed(name, "open"))
     }
 
-    fn typed<M: TryFrom<Map, Error = MapError>>(
+    pub(super) fn typed<M: TryFrom<Map, Error = MapError>>(
         &self,
         name: &'static str,
         wrap: fn(MapData) -> Map,
@@ -94,7 +94,7 @@ impl Folder<'_> {
         PerCpu::new(self.data(name)?).map_err(|source| Error::Map { map: name, operation: "open", source })
     }
 
-    fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, Error> {
+    pub(super) fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, Error> {
         let data = self.data(name)?;
         let len = data.info().map_err(failed(name, "read information of"))?.max_entries() as usize;
         Mapped::new(data.fd(), len).map_err(|source| Error::Map { map: name, operation: "map into memory", source })
@@ -160,6 +160,11 @@ impl Pinned {
         let frontends = keys(map::FRONTENDS, self.frontends.keys().collect())?;
         let endpoints = keys(map::ENDPOINTS, self.endpoints.keys().collect())?;
         Ok(Known::of(Folder(folder).mapped(map::KNOWN)?, frontends.into_iter().chain(endpoints)))
+    }
+
+    /// Buckets of each flow table, a power of two.
+    pub(super) fn buckets(&self) -> u32 {
+        self.flows.len() as u32
     }
 
     /// Marks or unmarks a backend as drained by hand; a running agent sees it within a second.

@@ -7,8 +7,10 @@ use lb_common::{
     Backend, FlowState,
     flow::{WAYS, meta_generation, meta_state},
     names::map,
-    request::{Measure, flow_of_key},
+    request::{Measure, flow_key, flow_of_key},
 };
+
+use lb_ebpf::table::NO_LINK;
 
 use super::{
     Error,
@@ -39,6 +41,21 @@ impl Pinned {
     pub(super) fn forget_requests(&mut self, connections: &[u64]) -> Result<(), Error> {
         let mut delete = |key| ignore_missing(self.requests.remove(key)).map_err(failed(map::REQUESTS, "delete"));
         connections.iter().try_for_each(&mut delete)
+    }
+
+    /// Notes requests of flows under the slots to which those have been moved; `slots` has [`NO_LINK`] for a flow that is gone.
+    pub(super) fn move_requests(&mut self, slots: &[u32]) -> Result<(), Error> {
+        let mut requests = entries(map::REQUESTS, &self.requests)?;
+        requests.retain(|key, _| flow_of_key(*key).is_some());
+        self.forget_requests(&requests.keys().copied().collect::<Vec<_>>())?;
+        for (key, request) in requests {
+            let moved = flow_of_key(key).and_then(|(slot, generation)| Some((*slots.get(slot as usize)?, generation)));
+            if let Some((slot, generation)) = moved.filter(|(slot, _)| *slot != NO_LINK) {
+                let key = flow_key(slot, generation);
+                self.requests.insert(key, request, 0).map_err(failed(map::REQUESTS, "write"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Nobody sees the end of any socket.

@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     path::Path,
     ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use aya::{Pod, maps::MapData};
@@ -90,6 +91,26 @@ impl<T: Pod> Mapped<T> {
         if index < self.len {
             // SAFETY: in bounds and aligned.
             unsafe { self.start.as_ptr().add(index).byte_add(offset).cast::<u64>().write_volatile(value) };
+        }
+    }
+
+    /// One word of an element, at so many bytes from its start, that programs change atomically.
+    pub(super) fn atomic(&self, index: usize, offset: usize) -> Option<&AtomicU32> {
+        const { assert!(align_of::<T>() >= align_of::<u32>()) };
+        assert!(offset.is_multiple_of(size_of::<u32>()) && offset < size_of::<T>(), "a word of an element");
+        // SAFETY: in bounds and aligned, and mapped as long as `self` lives; here it is reached in this way only.
+        (index < self.len)
+            .then(|| unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(index).byte_add(offset).cast()) })
+    }
+
+    /// Adds to one word of an element, at so many bytes from its start, wrapping, while programs add to it.
+    pub(super) fn add(&self, index: usize, offset: usize, value: u64) {
+        const { assert!(align_of::<T>() >= align_of::<u64>()) };
+        assert!(offset.is_multiple_of(size_of::<u64>()) && offset < size_of::<T>(), "a word of an element");
+        if index < self.len {
+            // SAFETY: in bounds and aligned; programs change it by atomic additions too.
+            let word = unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(index).byte_add(offset).cast()) };
+            word.fetch_add(value, Ordering::Relaxed);
         }
     }
 
