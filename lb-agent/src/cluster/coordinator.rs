@@ -44,7 +44,7 @@ use super::{
         keda::{Keda, proto::external_scaler_server::ExternalScalerServer},
         leader::{Leader, Nodes, Shown},
     },
-    serve::{ABSENCE, Agents, Server},
+    serve::{Agents, Server},
     tls::{self, TlsError},
     wire::coordinator_server::CoordinatorServer,
     write::{Wanted, Writer, wanted},
@@ -55,7 +55,7 @@ use crate::discovery::kube::explain;
 const TICK: Duration = Duration::from_millis(250);
 /// A new leader waits so long for the agents before it moves an address.
 pub const TAKEOVER: Duration = Duration::from_secs(3);
-/// And so long for those that are being replaced or started again: their nodes' kernels answer meanwhile, and connections would break.
+/// And so long for those that are being replaced or started again, or about to join: their nodes' kernels answer meanwhile, and connections would break.
 pub const HOMECOMING: Duration = Duration::from_secs(20);
 /// A write that failed is tried again after so long.
 const REWRITE: Duration = Duration::from_secs(2);
@@ -301,7 +301,7 @@ struct World {
     nodes: Objects<(bool, bool)>,
     slices: Objects<(ServiceKey, std::collections::BTreeSet<String>)>,
     pools: Objects<AddressPool>,
-    /// The agents' pods that are being replaced or started again.
+    /// When the agents of pods are to be heard of.
     returning: Objects<Returning>,
     usable: Vec<Pool>,
     broken: BTreeMap<String, super::pool::PoolError>,
@@ -393,9 +393,8 @@ impl World {
     fn expects_agents(&self, agents: &Agents, now: Timestamp) -> bool {
         let alive = agents.alive();
         self.returning.all().values().any(|agent| {
-            let away = Duration::try_from(now.duration_since(agent.since)).unwrap_or_default();
             let is_ready = self.node(&agent.node).is_some_and(|(_, ready)| *ready);
-            away < ABSENCE && is_ready && !alive.contains_key(&agent.node)
+            agent.is_expected(now) && is_ready && !alive.contains_key(&agent.node)
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -18,6 +19,7 @@ use lb_common::Protocol;
 use super::{
     allocate::{Request, ServiceKey},
     owner::Claim,
+    serve::ABSENCE,
 };
 
 /// Names the addresses that a Service wants, separated by commas.
@@ -158,29 +160,40 @@ pub fn eligible(node: &Node) -> bool {
     ready(node) && !node.labels().contains_key(EXCLUDE) && node.metadata.deletion_timestamp.is_none()
 }
 
-/// An agent's pod that is being replaced or started again, which says that its node's kubelet lives.
+/// An agent that is ready joins within so long. Times of the API are whole seconds.
+const JOINING: Duration = Duration::from_secs(5);
+
+/// What an agent's pod says of when the agent is to be heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Returning {
     /// Where the agent is expected back.
     pub node: String,
-    /// Since when it is away.
+    /// Since when it is being replaced or started again, or ready.
     pub since: Timestamp,
+    /// For so long it may be silent; after that its node may be dead, and the API server not know yet.
+    pub patience: Duration,
 }
 
-/// Whether an agent's pod is being replaced or started again. A pod that is ready and silent is no such pod: its node may be dead, and the
-/// API server not know yet.
+impl Returning {
+    /// Whether its silence says nothing yet.
+    pub fn is_expected(&self, now: Timestamp) -> bool {
+        // A clock that is behind the API server's has not seen the moment come.
+        Duration::try_from(now.duration_since(self.since)).unwrap_or_default() < self.patience
+    }
+}
+
+/// When the agent of a pod is to be heard of; none if it is on no node yet. Who is being replaced or started again has a kubelet that lives.
 pub fn returning(pod: &Pod) -> Option<Returning> {
     let node = pod.spec.as_ref()?.node_name.clone()?;
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
     let ends = pod.metadata.deletion_timestamp.is_some();
-    if !ends && ready.is_some_and(|condition| condition.status == "True") {
-        return None;
-    }
+    let is_ready = !ends && ready.is_some_and(|condition| condition.status == "True");
     let begins =
         ready.and_then(|condition| condition.last_transition_time.clone()).or_else(|| pod.creation_timestamp());
     let since = if ends { pod.metadata.deletion_timestamp.clone() } else { begins };
-    Some(Returning { node, since: since.map_or(Timestamp::UNIX_EPOCH, |time| time.0) })
+    let patience = if is_ready { JOINING } else { ABSENCE };
+    Some(Returning { node, since: since.map_or(Timestamp::UNIX_EPOCH, |time| time.0), patience })
 }
 
 /// What is needed of an EndpointSlice: its Service and the nodes of its ready endpoints.
@@ -321,12 +334,16 @@ mod tests {
         let on = |node: &str| json!({"nodeName": node, "containers": []});
         let made = json!({"creationTimestamp": "2026-01-01T00:00:05Z"});
         let ends = json!({"deletionTimestamp": "2026-01-01T00:00:09Z"});
-        let back =
-            |second: u8| Some(Returning { node: "a".into(), since: at(&format!("2026-01-01T00:00:0{second}Z")) });
-        assert_eq!(returning(&pod(made.clone(), on("a"), "True")), None, "ready: if it is silent, its node is");
-        assert_eq!(returning(&pod(made.clone(), on("a"), "False")), back(7), "it has failed, or starts");
-        assert_eq!(returning(&pod(made.clone(), on("a"), "")), back(5), "kubelet has not seen it yet");
-        assert_eq!(returning(&pod(ends, on("a"), "True")), back(9), "it is being replaced");
+        let time = |second: u8| at(&format!("2026-01-01T00:00:{second:02}Z"));
+        let back = |second, patience| Some(Returning { node: "a".into(), since: time(second), patience });
+        let ready = returning(&pod(made.clone(), on("a"), "True"));
+        assert_eq!(ready, back(7, JOINING));
+        let is_expected = |second| ready.as_ref().unwrap().is_expected(time(second));
+        assert!(is_expected(6) && is_expected(11), "it has just become ready, and is about to join");
+        assert!(!is_expected(12), "ready for long: if it is silent, its node is");
+        assert_eq!(returning(&pod(made.clone(), on("a"), "False")), back(7, ABSENCE), "it has failed, or starts");
+        assert_eq!(returning(&pod(made.clone(), on("a"), "")), back(5, ABSENCE), "kubelet has not seen it yet");
+        assert_eq!(returning(&pod(ends, on("a"), "True")), back(9, ABSENCE), "it is being replaced");
         assert_eq!(returning(&pod(made, json!({"containers": []}), "False")), None, "on no node yet");
     }
 
