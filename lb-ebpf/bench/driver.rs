@@ -1,12 +1,14 @@
 //! The restoring driver. BPF_PROG_TEST_RUN repeats a program on one packet, which a NAT has changed after the first turn. The
 //! driver writes the tuple and the time to live of the next flow into the packet, then jumps to the program under test. What the
-//! driver itself costs is measured with a program that returns at once, and subtracted.
+//! driver itself costs is measured with a program that returns at once, and subtracted. From a packet that has become longer at its front the driver
+//! takes what was added: that is in what the program costs.
 
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_MMAPABLE, xdp_action, xdp_md},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     macros::{classifier, map, xdp},
     maps::{Array, ProgramArray},
     programs::{TcContext, XdpContext},
@@ -18,7 +20,7 @@ const NEXT: i32 = -1;
 /// How far headers go that are put back: Ethernet, IPv6 without extension headers, ports.
 const HEADERS: usize = 58;
 
-/// The one element: the next tuple of this run, counted from its first; the first one's index; their number.
+/// The one element: the next tuple of this run, counted from its first; the first one's index; their number; the packet's length.
 #[map(name = "control")]
 static CONTROL: Array<[u32; 4]> = Array::with_max_entries(1, 0);
 
@@ -64,12 +66,47 @@ fn restore(data: usize, end: usize) -> Option<()> {
     Some(())
 }
 
+/// Where the packet begins and ends.
+#[inline(always)]
+fn bounds(md: *const xdp_md) -> (usize, usize) {
+    // SAFETY: `md` is the program's context.
+    unsafe { (read_volatile(&raw const (*md).data) as usize, read_volatile(&raw const (*md).data_end) as usize) }
+}
+
+/// Takes off what was put before the packet, and gives it an Ethernet header again.
+#[inline(always)]
+fn shorten(md: *mut xdp_md) -> Option<()> {
+    // SAFETY: one thread runs the driver.
+    let length = unsafe { (*CONTROL.get_ptr(0)?)[3] };
+    // SAFETY: `md` is the program's context.
+    let added = unsafe { bpf_xdp_get_buff_len(md) as u32 }.wrapping_sub(length);
+    if added == 0 {
+        return Some(());
+    }
+    // SAFETY: a helper that checks its arguments.
+    if unsafe { bpf_xdp_adjust_head(md, added as i32) } != 0 {
+        return None;
+    }
+    let (data, end) = bounds(md);
+    if data + HEADERS > end {
+        return None;
+    }
+    // SAFETY: in bounds, as just checked.
+    unsafe {
+        let is_v4 = ((data + 14) as *const u8).read() >> 4 == 4;
+        let kind: u16 = if is_v4 { 0x0800 } else { 0x86dd };
+        ((data + 12) as *mut u16).write_unaligned(kind.to_be());
+    }
+    Some(())
+}
+
 #[xdp(frags)]
 fn bench_xdp_driver(ctx: XdpContext) -> u32 {
     let md = ctx.as_ptr().cast::<xdp_md>();
-    // SAFETY: `md` is the program's context.
-    let (data, end) =
-        unsafe { (read_volatile(&raw const (*md).data) as usize, read_volatile(&raw const (*md).data_end) as usize) };
+    if shorten(md).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let (data, end) = bounds(md);
     if restore(data, end).is_some() {
         // SAFETY: nothing here needs to be dropped.
         unsafe { XDP_SUBJECT.tail_call(&ctx, 0) };

@@ -6,7 +6,9 @@ use anyhow::Result;
 
 use crate::{
     driver::{Driver, Hook, Run, Tuples},
-    frontends::{LEAST_CONNECTIONS, MAGLEV, MAGLEV_TCP6, MAGLEV_UDP, MAGLEV_UDP6, OTHERS, front},
+    frontends::{
+        FORWARDED, FORWARDED_TCP6, LEAST_CONNECTIONS, MAGLEV, MAGLEV_TCP6, MAGLEV_UDP, MAGLEV_UDP6, OTHERS, front,
+    },
     stage::Stage,
     traffic::{ACK, CLIENTS, FIN_ACK, FRONTEND, NEWCOMERS, PORTS, RST, SYN, Tuple, after},
 };
@@ -80,6 +82,8 @@ pub(crate) struct Case {
     pub(crate) tuples: Tuples,
     pub(crate) turns: u32,
     pub(crate) kind: Kind,
+    /// Where it is measured.
+    pub(crate) hooks: &'static [Hook],
     /// Who can do it.
     pub(crate) subjects: &'static [Subject],
     /// The most that Weir should cost at XDP, as a multiple of what another does.
@@ -96,6 +100,7 @@ impl Case {
             tuples,
             turns: if matches!(kind, Kind::Known | Kind::Foreign) { TURNS } else { tuples.len() },
             kind,
+            hooks: &Hook::ALL,
             subjects: &[Weir],
             wanted: None,
         }
@@ -103,6 +108,11 @@ impl Case {
 
     fn on(self, stage: usize) -> Self {
         Self { stage, turns: self.tuples.len(), ..self }
+    }
+
+    /// The driver at tc does not take back what encapsulation has added.
+    fn at(self, hooks: &'static [Hook]) -> Self {
+        Self { hooks, ..self }
     }
 
     fn of(self, subjects: &'static [Subject]) -> Self {
@@ -141,8 +151,8 @@ pub(crate) fn stages(driver: &mut Driver, lru: &Path) -> Result<[Stage; 3]> {
     let mut stages = [ordinary()?, Stage::new(lru, LARGE_TABLES)?, ordinary()?];
     let [half, large, full] = &mut stages;
     // Together half of the room.
-    open(driver, half, MAGLEV, 4 * MANY)?;
-    for frontend in [MAGLEV_UDP, MAGLEV_TCP6, MAGLEV_UDP6, LEAST_CONNECTIONS] {
+    open(driver, half, MAGLEV, 2 * MANY)?;
+    for frontend in [MAGLEV_UDP, MAGLEV_TCP6, MAGLEV_UDP6, LEAST_CONNECTIONS, FORWARDED, FORWARDED_TCP6] {
         open(driver, half, frontend, MANY)?;
     }
     open(driver, large, MAGLEV, MILLION)?;
@@ -167,7 +177,9 @@ fn open(driver: &mut Driver, stage: &mut Stage, frontend: u32, flows: u32) -> Re
         let tuples = driver.add(&clients)?;
         let run = Run { hook: Hook::Xdp, template: &template, tuples, turns: tuples.len() };
         driver.run(&stage.program(Hook::Xdp)?, run)?;
-        driver.run(&stage.lru.program(Hook::Xdp)?, run)?;
+        if !front.forwards {
+            driver.run(&stage.lru.program(Hook::Xdp)?, run)?;
+        }
         driver.take_back(tuples);
     }
     Ok(())
@@ -196,6 +208,7 @@ fn known(driver: &mut Driver, [half, large, _]: &[Stage; 3]) -> Result<Vec<Case>
     let [tcp, replies] = some(MAGLEV)?;
     let ([least, _], [udp, _], [tcp6, _], [udp6, _]) =
         (some(LEAST_CONNECTIONS)?, some(MAGLEV_UDP)?, some(MAGLEV_TCP6)?, some(MAGLEV_UDP6)?);
+    let ([there, _], [there6, _]) = (some(FORWARDED)?, some(FORWARDED_TCP6)?);
     let [million, _] = large.known(MAGLEV);
     let million = driver.add(&million)?;
     let case = |name: &str, frontend, tuples| Case::new(name, Kind::Known, frontend, ACK, tuples);
@@ -211,6 +224,8 @@ fn known(driver: &mut Driver, [half, large, _]: &[Stage; 3]) -> Result<Vec<Case>
         case("established TCP over IPv6, 64k flows", MAGLEV_TCP6, tcp6).of(&[Weir, Lru]),
         case("known UDP flow, 64k flows", MAGLEV_UDP, udp).of(&[Weir, Lru, Nat]),
         case("known UDP flow over IPv6, 64k flows", MAGLEV_UDP6, udp6).of(&[Weir, Lru]),
+        case("forwarded TCP flow (dsr), 64k flows", FORWARDED, there).at(&[Hook::Xdp]),
+        case("forwarded TCP flow (dsr) over IPv6, 64k flows", FORWARDED_TCP6, there6).at(&[Hook::Xdp]),
         last("end of a TCP flow: FIN", MAGLEV, tcp, FIN_ACK),
         last("end of a TCP flow: reset", MAGLEV, tcp, RST),
         last("end of a TCP flow over IPv6: reset", MAGLEV_TCP6, tcp6, RST),

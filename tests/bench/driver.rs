@@ -147,7 +147,7 @@ impl Driver {
     pub(crate) fn run(&mut self, subject: &ProgramFd, run: Run<'_>) -> Result<(Duration, u32)> {
         let map = self.object.map_mut(&format!("{}_subject", run.hook.name())).context("the driver's jump table")?;
         ProgramArray::try_from(map)?.set(0, subject, 0)?;
-        self.control.set(0, [0, run.tuples.first, run.tuples.count, 0], 0)?;
+        self.control.set(0, [0, run.tuples.first, run.tuples.count, run.template.len() as u32], 0)?;
         let context = context(run.hook, self.interface, run.template.len());
         let options = TestRunOptions {
             data_in: Some(run.template),

@@ -7,7 +7,9 @@ use lb_agent::{
     dataplane::Write,
 };
 use lb_common::{
-    Algorithm, Backend, BackendState, Frontend, Selection, Vip, backend::BACKEND_LOCAL, service::VIP_LIVE,
+    Algorithm, Backend, BackendState, Frontend, Selection, Vip,
+    backend::BACKEND_LOCAL,
+    service::{FRONTEND_FORWARDS, VIP_FORWARDS, VIP_LIVE},
 };
 
 use crate::traffic::{FRONTEND, NODE, TCP, TCP6, UDP, UDP6, Wire};
@@ -20,6 +22,8 @@ pub(crate) struct Front {
     pub(crate) wire: Wire,
     port: u16,
     algorithm: Algorithm,
+    /// Its packets are forwarded to their backends' nodes.
+    pub(crate) forwards: bool,
 }
 
 /// Frontend of the default algorithm.
@@ -34,16 +38,23 @@ pub(crate) const LEAST_CONNECTIONS: u32 = 4;
 /// The first of those that have no flows to begin with.
 pub(crate) const OTHERS: [u32; 4] = [5, 6, 7, 8];
 
-pub(crate) static ALL: [Front; 9] = [
-    Front { wire: TCP, port: 80, algorithm: Algorithm::Maglev },
-    Front { wire: UDP, port: 80, algorithm: Algorithm::Maglev },
-    Front { wire: TCP6, port: 80, algorithm: Algorithm::Maglev },
-    Front { wire: UDP6, port: 80, algorithm: Algorithm::Maglev },
-    Front { wire: TCP, port: 81, algorithm: Algorithm::LeastConnections },
-    Front { wire: TCP, port: 82, algorithm: Algorithm::IpHash },
-    Front { wire: TCP, port: 83, algorithm: Algorithm::Random },
-    Front { wire: TCP, port: 84, algorithm: Algorithm::RoundRobin },
-    Front { wire: TCP, port: 85, algorithm: Algorithm::WeightedRoundRobin },
+/// Forwarded to the backends' nodes.
+pub(crate) const FORWARDED: u32 = 9;
+/// The same for IPv6.
+pub(crate) const FORWARDED_TCP6: u32 = 10;
+
+pub(crate) static ALL: [Front; 11] = [
+    Front { wire: TCP, port: 80, algorithm: Algorithm::Maglev, forwards: false },
+    Front { wire: UDP, port: 80, algorithm: Algorithm::Maglev, forwards: false },
+    Front { wire: TCP6, port: 80, algorithm: Algorithm::Maglev, forwards: false },
+    Front { wire: UDP6, port: 80, algorithm: Algorithm::Maglev, forwards: false },
+    Front { wire: TCP, port: 81, algorithm: Algorithm::LeastConnections, forwards: false },
+    Front { wire: TCP, port: 82, algorithm: Algorithm::IpHash, forwards: false },
+    Front { wire: TCP, port: 83, algorithm: Algorithm::Random, forwards: false },
+    Front { wire: TCP, port: 84, algorithm: Algorithm::RoundRobin, forwards: false },
+    Front { wire: TCP, port: 85, algorithm: Algorithm::WeightedRoundRobin, forwards: false },
+    Front { wire: TCP, port: 86, algorithm: Algorithm::Maglev, forwards: true },
+    Front { wire: TCP6, port: 86, algorithm: Algorithm::Maglev, forwards: true },
 ];
 
 /// The frontend of this id.
@@ -75,9 +86,10 @@ pub(crate) fn endpoint(backend: u32) -> u32 {
     first.unwrap_or(0) * BACKENDS + backend % BACKENDS
 }
 
-/// The writes of a frontend, its table and its backends. The backends count as local: then destination NAT is all there is to do.
+/// The writes of a frontend, its table and its backends. Those that nothing is forwarded to count as local: then destination NAT is all there is
+/// to do.
 pub(crate) fn writes(id: u32) -> Vec<Write> {
-    let Front { wire, algorithm, .. } = *front(id);
+    let Front { wire, algorithm, forwards, .. } = *front(id);
     let first = id * BACKENDS;
     let backend = |index: u32| {
         let key = wire.key(backend_socket(index));
@@ -86,7 +98,7 @@ pub(crate) fn writes(id: u32) -> Vec<Write> {
             source: wire.address(NODE).into(),
             port: key.port,
             protocol: key.protocol,
-            flags: BACKEND_LOCAL,
+            flags: if forwards { 0 } else { BACKEND_LOCAL },
             effective_weight: 100,
             weight: 100,
             endpoint: endpoint(index),
@@ -104,10 +116,11 @@ pub(crate) fn writes(id: u32) -> Vec<Write> {
     let key = wire.key(front(id).socket());
     let offset = id * maglev::MAX_SIZE;
     let place = Selection { offset, len: table.len };
-    let frontend =
-        Frontend { id, service: id, inside: place, outside: place, algorithm: algorithm as u8, ..Frontend::default() };
+    let (flags, vip_flags) = if forwards { (FRONTEND_FORWARDS, VIP_FORWARDS) } else { (0, 0) };
+    let algorithm = algorithm as u8;
+    let frontend = Frontend { id, service: id, inside: place, outside: place, algorithm, flags, ..Frontend::default() };
     let mut writes: Vec<_> = (first..first + BACKENDS).flat_map(backend).collect();
-    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE, flags: 0 }));
+    writes.push(Write::PutVip(id, Vip { key, live: VIP_LIVE, flags: vip_flags }));
     writes.push(Write::PutSlots(offset, table.slots));
     writes.push(Write::PutFrontend(key, frontend));
     writes

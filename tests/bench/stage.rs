@@ -51,7 +51,7 @@ impl Stage {
             tcp_idle: lb_common::abi::timeout::TCP_IDLE,
             delivery_stack: false,
             reset_orphaned: true,
-            dsr_port: 0,
+            dsr_port: lb_common::dsr::DEFAULT_PORT,
             bpf_log: false,
             flow_seed: 0x1234_5678_9abc_def0,
             test_clock: false,
@@ -127,11 +127,12 @@ impl Stage {
     }
 }
 
-/// What the first answer makes of a flow that waits for it.
+/// What the first answer, or where none is seen the client's next packet, makes of a flow that waits for it.
 pub(crate) fn answered(state: FlowState) -> FlowState {
     match state {
         FlowState::SynSent => FlowState::Established,
         FlowState::UdpOneWay => FlowState::UdpAnswered,
+        FlowState::ForwardedSyn => FlowState::Forwarded,
         other => other,
     }
 }
