@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream::BoxStream};
+use ipnet::IpNet;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -226,8 +227,9 @@ impl Coordinator {
                 world.decide();
                 wanted.send_replace(world.wanted(Timestamp::now()));
             }
-            let owners = world.owners(&self.agents);
-            if world.is_complete() && world.may_move(&self.agents, since.elapsed(), Timestamp::now()) {
+            let alive = self.agents.alive();
+            let owners = world.owners(&alive);
+            if world.is_complete() && world.may_move(&alive, since.elapsed(), Timestamp::now()) {
                 self.agents.order(owners.clone());
             }
             self.publish(&world, owners);
@@ -291,6 +293,9 @@ enum News {
     Pool(Box<Event<AddressPool>>),
     Agent(Box<Event<Pod>>),
 }
+
+/// The networks of the nodes that are alive.
+type Alive = BTreeMap<String, Vec<IpNet>>;
 
 /// The API's objects, and what was decided from them.
 struct World {
@@ -376,22 +381,21 @@ impl World {
         wanted(self.services.all(), self.pools.all(), pools, &self.allocation, now)
     }
 
-    fn owners(&self, agents: &Agents) -> BTreeMap<IpAddr, String> {
+    fn owners(&self, alive: &Alive) -> BTreeMap<IpAddr, String> {
         let eligible = |name: &str| self.node(name).is_some_and(|(eligible, _)| *eligible);
-        let alive = agents.alive().into_iter().map(|(name, networks)| {
-            let node = owner::Node { networks, eligible: eligible(&name) };
-            (name, node)
+        let alive = alive.iter().map(|(name, networks)| {
+            let node = owner::Node { networks: networks.clone(), eligible: eligible(name) };
+            (name.clone(), node)
         });
         owners(&self.claims, &alive.collect())
     }
 
     /// Whether who has led for so long may move addresses. Who is away for long does not hold up the others.
-    fn may_move(&self, agents: &Agents, leading: Duration, now: Timestamp) -> bool {
-        leading >= HOMECOMING || (leading >= TAKEOVER && !self.expects_agents(agents, now))
+    fn may_move(&self, alive: &Alive, leading: Duration, now: Timestamp) -> bool {
+        leading >= HOMECOMING || (leading >= TAKEOVER && !self.expects_agents(alive, now))
     }
 
-    fn expects_agents(&self, agents: &Agents, now: Timestamp) -> bool {
-        let alive = agents.alive();
+    fn expects_agents(&self, alive: &Alive, now: Timestamp) -> bool {
         self.returning.all().values().any(|agent| {
             let is_ready = self.node(&agent.node).is_some_and(|(_, ready)| *ready);
             agent.is_expected(now) && is_ready && !alive.contains_key(&agent.node)

@@ -42,7 +42,8 @@ const BACKLOG: usize = 16;
 /// What is known of an agent.
 #[derive(Clone, Debug)]
 struct Agent {
-    networks: Vec<IpNet>,
+    /// None until it has reported: nothing is decided from an agent of which nothing is known.
+    networks: Option<Vec<IpNet>>,
     last: Instant,
     /// When its stream ended while it lived.
     left: Option<Instant>,
@@ -147,12 +148,12 @@ impl Agents {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The networks of each node that is alive.
+    /// The networks of each node that is alive, once it has reported them.
     pub fn alive(&self) -> BTreeMap<String, Vec<IpNet>> {
         let now = Instant::now();
         let state = self.state();
         let alive = state.agents.iter().filter(|(_, agent)| agent.lives(now));
-        alive.map(|(name, agent)| (name.clone(), agent.networks.clone())).collect()
+        alive.filter_map(|(name, agent)| Some((name.clone(), agent.networks.clone()?))).collect()
     }
 
     /// Puts owners in force, and tells every agent if they are new.
@@ -249,7 +250,7 @@ impl Agents {
         let mut state = self.state();
         state.streams += 1;
         let stream = state.streams;
-        let networks = state.agents.get(node).map(|agent| agent.networks.clone()).unwrap_or_default();
+        let networks = state.agents.get(node).and_then(|agent| agent.networks.clone());
         let agent = Agent { networks, last: Instant::now(), left: None, stream, orders };
         state.agents.insert(node.to_owned(), agent);
         state.fleet.join(node);
@@ -261,7 +262,7 @@ impl Agents {
         let mut state = self.state();
         let agent = state.agents.get_mut(node).filter(|agent| agent.stream == stream)?;
         agent.last = Instant::now();
-        agent.networks = report.networks.iter().filter_map(|text| text.parse().ok()).collect();
+        agent.networks = Some(report.networks.iter().filter_map(|text| text.parse().ok()).collect());
         state.reports += 1;
         state.usages.take(node, report, uptime());
         if state.hear(report, uptime()) {
@@ -382,6 +383,18 @@ mod tests {
         assert_eq!(agents.alive().len(), 1, "its connection was given up on: it stays dead");
         tokio::time::advance(ABSENCE).await;
         assert!(agents.alive().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_joined_counts_once_it_has_reported() {
+        let agents = Agents::default();
+        let (first, _orders) = join(&agents, "a");
+        assert!(agents.alive().is_empty(), "its networks are not known, and it could be given no address");
+        agents.report("a", first, &report(1)).unwrap();
+        let known = agents.alive();
+        assert_eq!(known["a"], ["192.0.2.0/24".parse::<IpNet>().unwrap()]);
+        let (_second, _orders) = join(&agents, "a");
+        assert_eq!(agents.alive(), known, "it comes back");
     }
 
     #[tokio::test(start_paused = true)]
