@@ -3,6 +3,7 @@
 use lb_common::{
     Addr, AffinityKey, AffinityValue, Backend, BackendLoad, Bucket, DropReason, Flow, Frontend, Port, Selection,
     SocketKey, Traffic, Vip,
+    abi::Settings,
     counters::Recount,
     dsr::Target,
     fragment::{Fragment, FragmentKey},
@@ -241,6 +242,14 @@ pub struct Limits {
     pub snat_last: u16,
     /// Idle time of an open TCP connection in seconds.
     pub tcp_idle: u32,
+}
+
+/// What programs are loaded with that use maps of these settings.
+impl From<Settings> for Limits {
+    fn from(settings: Settings) -> Self {
+        let Settings { flow_seed, bucket_mask, snat_first, snat_last, tcp_idle, .. } = settings;
+        Self { flow_seed, bucket_mask, snat_first, snat_last, tcp_idle }
+    }
 }
 
 /// The pipeline's surroundings. References into maps stay valid for the packet's time; what others change meanwhile is

@@ -10,7 +10,6 @@ use lb_ebpf::env::{Hook, Limits, Table};
 
 use crate::{
     subject::{Goes, Subject, Via, Work},
-    tables,
     testrun::{Buffer, Node, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, on_a_node, options},
     world,
 };
@@ -110,7 +109,7 @@ impl Subject for Kernel {
     }
 
     fn limits(&self) -> Result<Limits> {
-        Ok(tables::limits(&self.node()?.bpf.made_with()))
+        Ok(self.node()?.bpf.made_with().into())
     }
 
     fn bucket(&self, table: Table, index: u32) -> Result<Bucket> {

@@ -9,7 +9,6 @@ use crate::{
     frames::{ACK, FIN, RST, SYN},
     life::Key,
     sender::{Sender, Tally, dump, write_all},
-    tables,
     testrun::{Node, on_a_node, options},
     world::{self, ALL, Condition},
 };
@@ -57,7 +56,7 @@ fn sender(node: &Node) -> Result<Sender<'_>> {
         programs: &node.programs,
         interfaces: (node.uplink, node.pod),
         buckets: node.array(map::FLOWS)?,
-        limits: tables::limits(&node.bpf.made_with()),
+        limits: node.bpf.made_with().into(),
         tally: Tally::default(),
     })
 }

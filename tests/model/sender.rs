@@ -11,7 +11,7 @@ use lb_ebpf::env::{Limits, Table};
 use crate::{
     frames::Shape,
     life::{Choice, Key},
-    tables::{self, Dump},
+    tables::Dump,
     testrun::{Buffer, Node, Programs, Ran, TC_NEXT, TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX},
     traffic, world,
 };
@@ -24,7 +24,7 @@ pub(crate) fn write_all(bpf: &mut Bpf, writes: &[Write]) -> Result<()> {
 /// Both tables of a node.
 pub(crate) fn dump(node: &Node) -> Result<Dump> {
     let (flows, replies) = (node.array::<Bucket>(map::FLOWS)?, node.array::<Bucket>(map::REPLIES)?);
-    Dump::read(&tables::limits(&node.bpf.made_with()), &|table, index| {
+    Dump::read(&node.bpf.made_with().into(), &|table, index| {
         Ok(if table == Table::Forward { &flows } else { &replies }.get(&index, 0)?)
     })
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    Bucket, Flow, FlowState, Settings,
+    Bucket, Flow, FlowState,
     flow::{WAYS, meta_state},
 };
 use lb_ebpf::{
@@ -71,17 +71,6 @@ impl Dump {
 /// The client or peer of an entry.
 pub(crate) fn socket(flow: &Flow) -> SocketAddr {
     SocketAddr::new(flow.addr.ip(), flow.port.number())
-}
-
-/// What the programs were loaded with.
-pub(crate) fn limits(settings: &Settings) -> Limits {
-    Limits {
-        flow_seed: settings.flow_seed,
-        bucket_mask: settings.bucket_mask,
-        snat_first: settings.snat_first,
-        snat_last: settings.snat_last,
-        tcp_idle: settings.tcp_idle,
-    }
 }
 
 fn entries(limits: &Limits, table: Table, bucket: &dyn Fn(Table, u32) -> Result<Bucket>) -> Result<Vec<Entry>> {

@@ -18,7 +18,6 @@ use nix::{
 use crate::{
     operations::{self, Operation},
     sender::{Sender, Tally, dump, write_all},
-    tables,
     testrun::{Node, Worker, on_a_node, options},
     world::{self, ALL, Condition},
 };
@@ -69,7 +68,7 @@ const READY: Condition = Condition::ready(1);
 
 /// A round of packets on both CPUs, and on every other round the agent's work beside it.
 fn traffic(mut node: Node, round: u64) -> Result<(Node, Tally)> {
-    let limits = tables::limits(&node.bpf.made_with());
+    let limits = node.bpf.made_with().into();
     let tables = [node.array(map::FLOWS)?, node.array(map::FLOWS)?];
     let (programs, interfaces, tally) = (&node.programs, (node.uplink, node.pod), Tally::default());
     let senders = tables.map(|buckets| Sender { programs, interfaces, buckets, limits, tally });
@@ -92,7 +91,7 @@ fn traffic(mut node: Node, round: u64) -> Result<(Node, Tally)> {
 /// Packets on both CPUs until another agent has moved the flows into a table of another size, and some after that, through the programs of the
 /// first: a hook may be the last that gets the new ones.
 fn moving(node: Node, round: u64) -> Result<(Node, Tally)> {
-    let limits = tables::limits(&node.bpf.made_with());
+    let limits = node.bpf.made_with().into();
     node.restart_beside(|Worker { programs, interfaces, tables, is_over }| {
         let senders = tables.map(|buckets| Sender { programs, interfaces, buckets, limits, tally: Tally::default() });
         let until = || is_over.load(Ordering::SeqCst);

@@ -15,7 +15,6 @@ use std::{
 
 use aya::maps::{Array, Map};
 use lb_common::{BackendLoad, Bucket, Settings, names::map};
-use lb_ebpf::env::Limits;
 
 use super::{
     Dataplane as _, Error, Inspect as _,
@@ -124,12 +123,15 @@ pub(super) fn recover(folder: &Path) -> Result<(), Error> {
         // The first of two steps was done. The tables are thawed once all programs use them.
         return put(folder, NEXT[1], CURRENT[1]);
     }
-    for path in [&flows, &replies].into_iter().filter(|path| path.exists()) {
-        fs::remove_file(path).map_err(|source| kernel(format!("remove {}", path.display()), source))?;
-        // What is attached still uses the old ones.
-        FlowTables::open(folder, CURRENT)?.thaw();
+    if !flows.exists() {
+        return Ok(());
     }
-    Ok(())
+    // What is attached still uses the old ones.
+    FlowTables::open(folder, CURRENT)?.thaw();
+    // In this order: the second alone would say that the first was put in place.
+    [replies, flows].into_iter().filter(|path| path.exists()).try_for_each(|path| {
+        fs::remove_file(&path).map_err(|source| kernel(format!("remove {}", path.display()), source))
+    })
 }
 
 impl Bpf {
@@ -146,7 +148,7 @@ impl Bpf {
         // Who had not seen the locks has ended then.
         Self::grace_period()?;
         let settings = Settings { bucket_mask, ..self.settings };
-        let moved = transfer(&old, &new, &limits(&settings), self.now()?);
+        let moved = transfer(&old, &new, &settings.into(), self.now()?);
         commit(&folder)?;
         frozen.left();
         (self.next_mask, self.settings, self.buckets, self.swept) = (None, settings, bucket_mask + 1, 0);
@@ -191,11 +193,6 @@ impl Bpf {
         let clock: Array<_, u32> = Folder(&map_folder(&self.pin_path)).typed(map::CLOCK, Map::Array)?;
         clock.get(&0, 0).map_err(failed(map::CLOCK, "read"))
     }
-}
-
-fn limits(settings: &Settings) -> Limits {
-    let Settings { flow_seed, bucket_mask, snat_first, snat_last, tcp_idle, .. } = *settings;
-    Limits { flow_seed, bucket_mask, snat_first, snat_last, tcp_idle }
 }
 
 impl Pinned {
