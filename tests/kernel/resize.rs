@@ -72,6 +72,14 @@ fn what_was_begun_is_taken_back_or_finished() -> Result<()> {
     is_whole(pins.path(), BUCKETS)?;
     drop(bpf);
 
+    // While they were made, or taken back: either may be alone.
+    for name in NEXT {
+        dies_before_it_moves(pins.path())?;
+        fs::remove_file(map_folder(pins.path()).join(name))?;
+        drop(Bpf::open(&sized(pins.path(), BUCKETS))?);
+        is_whole(pins.path(), BUCKETS)?;
+    }
+
     // Between the two steps that put the new ones in place.
     dies_before_it_moves(pins.path())?;
     NEXT.iter().try_for_each(|name| freeze(pins.path(), name))?;

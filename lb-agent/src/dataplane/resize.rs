@@ -118,18 +118,19 @@ fn put(folder: &Path, next: &str, current: &str) -> Result<(), Error> {
 
 /// Finishes what an agent has begun that died meanwhile, or takes it back.
 pub(super) fn recover(folder: &Path) -> Result<(), Error> {
-    let [flows, replies] = NEXT.map(|name| folder.join(name));
-    if replies.exists() && !flows.exists() {
-        // The first of two steps was done. The tables are thawed once all programs use them.
-        return put(folder, NEXT[1], CURRENT[1]);
-    }
-    if !flows.exists() {
+    let left: Vec<_> = NEXT.into_iter().filter(|name| folder.join(name).exists()).collect();
+    if left.is_empty() {
         return Ok(());
+    }
+    let buckets = |name| Folder(folder).mapped::<Bucket>(name).map(|table| table.len());
+    // The first of two steps was done, if the tables agree then; else the agent was about to make or to remove them. They are thawed once all
+    // programs use them.
+    if left == [NEXT[1]] && buckets(NEXT[1])? == buckets(CURRENT[0])? {
+        return put(folder, NEXT[1], CURRENT[1]);
     }
     // What is attached still uses the old ones.
     FlowTables::open(folder, CURRENT)?.thaw();
-    // In this order: the second alone would say that the first was put in place.
-    [replies, flows].into_iter().filter(|path| path.exists()).try_for_each(|path| {
+    left.into_iter().map(|name| folder.join(name)).try_for_each(|path| {
         fs::remove_file(&path).map_err(|source| kernel(format!("remove {}", path.display()), source))
     })
 }
